@@ -1,0 +1,48 @@
+/**
+ * What may be asked of the data store, the owner of all payload bytes of a worker.
+ *
+ * @module
+ */
+import type { Payload } from "../../protocol/payload.ts";
+
+/** A payload in the store. `id` is unique for the life of the store: the same key committed again gets another. */
+export interface Stored {
+  readonly key: string;
+  readonly id: number;
+  readonly payload: Payload;
+  /** Exact bytes, header and frames. */
+  readonly nbytes: number;
+}
+
+/** Messages of the store. */
+export type StoreCalls = {
+  /** Room for one large frame: a fresh file name in the store's folder, or `null` when it is to stay in memory. */
+  readonly allocate: {
+    readonly ask: { readonly byteLength: number };
+    readonly answer: { readonly file: string } | null;
+  };
+  /** Gives back an allocation that was never committed; its file is removed. */
+  readonly discard: { readonly ask: { readonly file: string }; readonly answer: void };
+  /** The store takes over the payload (and the files of its file frames) under a key; an earlier one is freed. */
+  readonly commit: {
+    readonly ask: { readonly key: string; readonly payload: Payload };
+    readonly answer: { readonly id: number; readonly nbytes: number };
+  };
+  /** Those of `keys` that it holds, under a lease: nothing of them is freed until `release`. */
+  readonly view: {
+    readonly ask: { readonly keys: readonly string[] };
+    readonly answer: { readonly lease: number; readonly found: readonly Stored[] };
+  };
+  /** Ends a lease. */
+  readonly release: { readonly ask: { readonly lease: number }; readonly answer: void };
+  /** Forgets keys; bytes go when the last lease on them ends. Answers the ids that were freed. */
+  readonly free: {
+    readonly ask: { readonly keys: readonly string[] };
+    readonly answer: { readonly ids: readonly number[] };
+  };
+  /** Figures. `bytes` counts memory and RAM-backed files. */
+  readonly usage: {
+    readonly ask: Record<never, never>;
+    readonly answer: { readonly keys: number; readonly bytes: number; readonly fileBytes: number };
+  };
+};

@@ -1,0 +1,123 @@
+/**
+ * Errors of this library. Library code throws only these classes (and `TypeError`/`RangeError` for a caller's
+ * misuse); messages start with a capital, name the thing, say what was expected, and end without a full stop.
+ *
+ * @module
+ */
+
+/** The root of all errors of this library. */
+export class DaskError extends Error {
+  override name = "DaskError";
+}
+
+/** Bytes or messages that break the protocol. `side` says who broke it: `"remote"` sent it, `"local"` was about to. */
+export class ProtocolError extends DaskError {
+  override name = "ProtocolError";
+  /** Who broke the rule. */
+  readonly side: "local" | "remote";
+  constructor(message: string, side: "local" | "remote" = "remote", options?: ErrorOptions) {
+    super(message, options);
+    this.side = side;
+  }
+}
+
+/** A value that cannot be written or read; `path` names the place inside it, as `args[1].when`. */
+export class SerializationError extends DaskError {
+  override name = "SerializationError";
+  readonly path: string;
+  constructor(message: string, path = "", options?: ErrorOptions) {
+    super(message, options);
+    this.path = path;
+  }
+}
+
+/** A connection could not be made, or ended before the answer. `address` is the other end. */
+export class CommClosedError extends DaskError {
+  override name = "CommClosedError";
+  readonly address: string;
+  constructor(message: string, address: string, options?: ErrorOptions) {
+    super(message, options);
+    this.address = address;
+  }
+}
+
+/** What was asked for was cancelled, here or elsewhere. */
+export class CancelledError extends DaskError {
+  override name = "CancelledError";
+}
+
+/** A task failed. `cause` is an `Error` with the remote name and message. */
+export class TaskError extends DaskError {
+  override name = "TaskError";
+  /** Key of the task that was asked for. */
+  readonly key: string;
+  /** Address of the worker that ran it, or `""` when the scheduler gave up on it. */
+  readonly worker: string;
+  /** The stack of the remote process, as text. */
+  readonly remoteStack: string;
+  constructor(
+    message: string,
+    details: {
+      readonly key: string;
+      readonly worker?: string;
+      readonly remoteStack?: string;
+      readonly cause?: unknown;
+    },
+  ) {
+    super(message, details.cause === undefined ? undefined : { cause: details.cause });
+    this.key = details.key;
+    this.worker = details.worker ?? "";
+    this.remoteStack = details.remoteStack ?? "";
+  }
+}
+
+/** A task was not run because one that it depends on failed; `origin` is the key of that one. */
+export class DependencyError extends TaskError {
+  override name = "DependencyError";
+  readonly origin: string;
+  constructor(
+    message: string,
+    details: {
+      readonly key: string;
+      readonly origin: string;
+      readonly worker?: string;
+      readonly remoteStack?: string;
+      readonly cause?: unknown;
+    },
+  ) {
+    super(message, details);
+    this.origin = details.origin;
+  }
+}
+
+/** A task was given up because the processes that ran it died; `attempts` says which, and how. */
+export class WorkerLostError extends TaskError {
+  override name = "WorkerLostError";
+  readonly attempts: readonly { readonly worker: string; readonly exit: string }[];
+  constructor(
+    message: string,
+    details: {
+      readonly key: string;
+      readonly attempts: readonly { readonly worker: string; readonly exit: string }[];
+      readonly worker?: string;
+      readonly remoteStack?: string;
+      readonly cause?: unknown;
+    },
+  ) {
+    super(message, details);
+    this.attempts = details.attempts;
+  }
+}
+
+/** An error as plain data, as actors and processes pass it. */
+export interface ErrorData {
+  /** Class name, `"TypeError"`. */
+  readonly name: string;
+  readonly message: string;
+  /** Stack text of the place where it was thrown, or `""`. */
+  readonly stack: string;
+  /** Which of the task failures it is. `"lost"`: the process that ran it died. `"failed"`: the function threw. */
+  readonly kind: "failed" | "lost";
+  /** For `"lost"`: how the process ended and its last lines. */
+  readonly exit?: string;
+}
