@@ -3,8 +3,27 @@
  * <payload bytes>, TaskRef(dependency 0), TaskRef(dependency 1), …)`. The payload is opaque to the scheduler; the
  * dependencies stand beside it, so that dask sees them.
  *
+ * The payload is the pickle of `(function, [argument, …])`, where the function is a tuple of plain values and a
+ * dependency is a tuple of one number: plain values have no tuples, so nothing of a user's can be mistaken for one.
+ *
  * @module
  */
+import { ProtocolError } from "./errors.ts";
+import { decodePickle } from "./pickle/decode.ts";
+import {
+  APPENDS,
+  EMPTY_LIST,
+  MARK,
+  NONE,
+  type PickleWriter,
+  STOP,
+  TUPLE,
+  TUPLE1,
+  TUPLE2,
+  withWriter,
+} from "./pickle/encode.ts";
+import { Converter } from "./pickle/globals.ts";
+import { isNode, kindOf, type PyValue } from "./pickle/value.ts";
 
 /** Where the code of a function is found. */
 export type FunctionRef =
@@ -41,3 +60,148 @@ export interface FunctionCall {
 export const CALL_PREFIX = "deno:op/";
 /** The prefix of `methodcaller` names that a Python client writes: `deno:<module URL>#<export>[?sha256=…]`. */
 export const MODULE_PREFIX = "deno:";
+
+/** The opcodes of a function reference: they do not touch the memo, so they can be put into any pickle. */
+const encodedFunctions = new WeakMap<FunctionRef, Uint8Array>();
+
+/** `80 04`, which each pickle begins with and the opcodes above do not. */
+const PROTO_BYTES = 2;
+
+/**
+ * The payload of a call. Calls that share a {@linkcode FunctionRef} (the same object) share the work of writing it.
+ *
+ * @throws {SerializationError} when an argument has no form in Python; `path` names it, as `args[1].when`.
+ */
+export function encodeCall(call: FunctionCall): Uint8Array {
+  const fn = encodedFunctions.get(call.function) ?? encodeFunction(call.function);
+  return withWriter((writer) => {
+    writer.raw(fn);
+    writer.op(EMPTY_LIST);
+    writer.op(MARK);
+    const { args } = call;
+    for (let i = 0; i < args.length; i++) writeArgument(writer, args[i], i);
+    writer.op(APPENDS);
+    writer.op(TUPLE2);
+    writer.op(STOP);
+    return writer.bytes();
+  });
+}
+
+function writeArgument(writer: PickleWriter, arg: unknown, index: number): void {
+  if (typeof arg !== "object" || arg === null) return writer.value(arg, "args", index);
+  if (isDependencyRef(arg)) return writeDependency(writer, arg);
+  if (!Array.isArray(arg) || !arg.some(isDependencyRef)) return writer.value(arg, "args", index);
+  writer.op(EMPTY_LIST);
+  writer.op(MARK);
+  for (let i = 0; i < arg.length; i++) {
+    const item: unknown = arg[i];
+    if (isDependencyRef(item)) writeDependency(writer, item);
+    else writer.value(item, `args[${index}]`, i);
+  }
+  writer.op(APPENDS);
+}
+
+function writeDependency(writer: PickleWriter, ref: DependencyRef): void {
+  writer.number(ref.$dependency);
+  writer.op(TUPLE1);
+}
+
+/** Whether it is a {@linkcode DependencyRef}: an object with that one field and no other. */
+export function isDependencyRef(value: unknown): value is DependencyRef {
+  if (typeof value !== "object" || value === null) return false;
+  try {
+    if (!Object.hasOwn(value, "$dependency")) return false;
+    const { $dependency } = value as DependencyRef;
+    return Number.isSafeInteger($dependency) && $dependency >= 0 && Object.keys(value).length === 1;
+  } catch {
+    return false; // a trap of the caller's: the writer will meet it again, and name it
+  }
+}
+
+function encodeFunction(ref: FunctionRef): Uint8Array {
+  const opcodes = withWriter((writer) => {
+    writer.op(MARK);
+    writer.text(ref.kind);
+    switch (ref.kind) {
+      case "bundle":
+        writer.text(ref.hash);
+        writer.number(ref.dependency);
+        writer.text(ref.export);
+        writer.text(ref.url);
+        break;
+      case "source":
+        writer.text(ref.hash);
+        writer.text(ref.source);
+        break;
+      case "url":
+        writer.text(ref.url);
+        writer.text(ref.export);
+        if (ref.integrity === null) writer.op(NONE);
+        else writer.text(ref.integrity);
+        break;
+      case "builtin":
+        writer.text(ref.name);
+    }
+    writer.op(TUPLE);
+    return writer.bytes().slice(PROTO_BYTES);
+  });
+  encodedFunctions.set(ref, opcodes);
+  return opcodes;
+}
+
+/**
+ * Reads a call.
+ *
+ * @throws {ProtocolError} when the bytes are no call of ours.
+ */
+export function decodeCall(bytes: Uint8Array): FunctionCall {
+  const whole = decodePickle(bytes);
+  const [fn, args] = isNode(whole, "tuple") ? whole.items : [];
+  if (!isNode(fn, "tuple") || !isNode(args, "list")) throw noCall("a function and its arguments", whole);
+  const converter = new Converter();
+  const convert = (item: PyValue) => readDependency(item) ?? converter.convert(item);
+  return {
+    function: decodeFunction(fn.items),
+    args: args.items.map((arg) =>
+      isNode(arg, "list") && arg.items.some(isNodeTuple) ? arg.items.map(convert) : convert(arg)
+    ),
+  };
+}
+
+function isNodeTuple(item: PyValue): boolean {
+  return isNode(item, "tuple");
+}
+
+function readDependency(item: PyValue): DependencyRef | undefined {
+  if (!isNode(item, "tuple")) return undefined;
+  const [index] = item.items;
+  if (item.items.length !== 1 || typeof index !== "number" || !Number.isSafeInteger(index) || index < 0) {
+    throw noCall("a dependency as a tuple of one number", item);
+  }
+  return { $dependency: index };
+}
+
+function decodeFunction(items: readonly PyValue[]): FunctionRef {
+  const [kind, a, b, c, d] = items;
+  switch (kind) {
+    case "bundle":
+      if (typeof a !== "string" || typeof b !== "number" || typeof c !== "string" || typeof d !== "string") {
+        break;
+      }
+      return { kind, hash: a, dependency: b, export: c, url: d };
+    case "source":
+      if (typeof a !== "string" || typeof b !== "string") break;
+      return { kind, hash: a, source: b };
+    case "url":
+      if (typeof a !== "string" || typeof b !== "string" || (typeof c !== "string" && c !== null)) break;
+      return { kind, url: a, export: b, integrity: c };
+    case "builtin":
+      if (a !== "collect" && a !== "at" && a !== "identity" && a !== "bundle") break;
+      return { kind, name: a };
+  }
+  throw noCall("a function of a kind that is known here", kind);
+}
+
+function noCall(expected: string, found: PyValue | undefined): ProtocolError {
+  return new ProtocolError(`Cannot read a call: expected ${expected}, got ${kindOf(found)}`);
+}
