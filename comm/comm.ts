@@ -1,6 +1,6 @@
 /**
  * Moves frames between two processes; knows no op. `tcp.ts` does it over Deno's TCP, `memory.ts` inside one process
- * (tests and embedded clusters), `unix.ts` between a worker and its executors.
+ * (tests).
  *
  * @module
  */
@@ -49,6 +49,8 @@ export interface Comm {
   close(): Promise<void>;
   /** Closes at once; pending calls reject. Idempotent. */
   abort(): void;
+  /** Whether the beginning of a message has come whose end has not. */
+  readonly midMessage?: boolean;
 }
 
 /** A listening socket. */
