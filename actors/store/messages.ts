@@ -46,3 +46,26 @@ export type StoreCalls = {
     readonly answer: { readonly keys: number; readonly bytes: number; readonly fileBytes: number };
   };
 };
+
+/**
+ * The files of all payloads in a message as it was received, wherever they are in it. Whoever refuses a message, or
+ * drops a part of it, discards them; otherwise a stranger could fill the folder with frames that nobody takes over.
+ */
+export function filesIn(message: unknown): string[] {
+  const files: string[] = [];
+  const waiting: unknown[] = [message];
+  while (waiting.length > 0) {
+    const value = waiting.pop();
+    if (typeof value !== "object" || value === null || ArrayBuffer.isView(value)) continue;
+    if ("header" in value && "frames" in value && Array.isArray(value.frames)) {
+      for (const frame of value.frames as readonly unknown[]) {
+        if (typeof frame !== "object" || frame === null) continue;
+        if ("file" in frame && typeof frame.file === "string") files.push(frame.file);
+      }
+      continue;
+    }
+    const parts = value instanceof Map || value instanceof Set ? value.values() : Object.values(value);
+    for (const part of parts) waiting.push(part);
+  }
+  return files;
+}

@@ -1,0 +1,8 @@
+/**
+ * The data store that workers and clients share: payloads by key, large frames in files.
+ *
+ * @module
+ */
+export { startStore, type StoreOptions } from "./actor.ts";
+export { type AllocatorOptions, FILE_BYTES_MIN, type OpenFile, storeAllocator } from "./disk.ts";
+export { filesIn, type StoreCalls, type Stored } from "./messages.ts";
