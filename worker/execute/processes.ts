@@ -1,0 +1,972 @@
+/**
+ * Executors in child processes, one a slot. The law: a call is told `started` at most once and, when it was, `ended`
+ * exactly once; a call that no executor began is never lost with one. Who began what is decided by the ledger alone
+ * (`ledger.ts`), so that a call can be taken back while its executor is blocked by user code.
+ *
+ * | what happens to an executor | its running call | its waiting call |
+ * |---|---|---|
+ * | it dies, or `Deno.exit` is called in it | ends as `failed`, kind `lost` | is placed again |
+ * | it does not obey an abort in time | ends as `failed`, `AbortError` | is placed again |
+ * | its call secedes | goes on there | is placed again |
+ * | it cannot start, three times | – | fails when no slot is left |
+ *
+ * @module
+ */
+import { type Logger, silent } from "../../base/log.ts";
+import { DaskError, type ErrorData } from "../../protocol/errors.ts";
+import { type Frame, isFileFrame, type Payload, payloadBytes } from "../../protocol/payload.ts";
+import { writeException } from "../../protocol/remote_error.ts";
+import type { ExecutorCall, ExecutorListener, ExecutorPool, Input, Outcome } from "./executor.ts";
+import {
+  type ExecutorConfig,
+  FILE_BYTES_MIN,
+  type FromExecutor,
+  KEPT_BYTES_MIN,
+  Link,
+  type LinkFrame,
+  type LinkInput,
+} from "./link.ts";
+import { holdDirectory } from "./directory_lock.ts";
+import {
+  descriptorOf,
+  grantsOf,
+  grantsPath,
+  hasWhole,
+  type TaskPermissions,
+  withGrant,
+} from "./permissions.ts";
+import { type ExecutorLink, ExecutorProcess, type Exit, removeFile } from "./executor_process.ts";
+
+/** Options of {@linkcode startProcessPool}. */
+export interface ProcessPoolOptions {
+  /** Calls that run at a time, each in a process of its own. */
+  readonly slots: number;
+  /** Private folder for large frames, shared with the store; RAM-backed where there is room. An absolute path. */
+  readonly directory: string;
+  /**
+   * Private folder for the socket. When it lies under `/dev`, where Deno opens files only for processes that have all
+   * permissions, a folder in the temporary folder is used instead.
+   */
+  readonly socketDirectory: string;
+  /** What tasks may do. Default `"inherit"`. */
+  readonly permissions?: TaskPermissions | Deno.PermissionOptions | undefined;
+  readonly listener: ExecutorListener;
+  /** Gets the output of tasks, line by line, at level `info`. Default: none. */
+  readonly logger?: Logger | undefined;
+  /** The Deno executable. Default: the one that runs this. */
+  readonly execPath?: string | undefined;
+  /** How long an aborted call may go on before its process is ended, ms. Default 250. */
+  readonly graceMs?: number | undefined;
+  /** Inputs that each executor keeps for later calls, bytes. Default 256 MiB. */
+  readonly inputCacheBytesMax?: number | undefined;
+  /** Flags for V8, as `--max-old-space-size=512`. */
+  readonly v8Flags?: readonly string[] | undefined;
+}
+
+/** Default of `graceMs`. */
+export const GRACE_MS = 250;
+/** Default of `inputCacheBytesMax`, per executor. */
+export const INPUT_CACHE_BYTES_MAX = 256 * 1024 * 1024;
+
+/** Starts of one slot that may fail in a row. */
+const START_FAILURES_MAX = 3;
+/** A child that has not connected after this time is ended, ms. */
+const START_TIMEOUT_MS = 30_000;
+/** How long a slot is left alone after its last failed start, ms. */
+const RETRY_MS = 10_000;
+/** How often a call is placed again after its executor died before it began. */
+const PLACEMENTS_MAX = 4;
+/** How long after it was sent a call that is told neither as started nor as ended is looked up in the ledger, ms. */
+const LOOK_AFTER_MS = 2;
+/** How long an idle slot waits for a fresh call before it takes one that waits elsewhere, ms. */
+const MOVE_AFTER_MS = 1;
+
+type Timer = ReturnType<typeof setTimeout>;
+type Executor = ExecutorProcess<Placed>;
+
+/** A call in this pool. */
+interface Placed {
+  readonly id: string;
+  readonly call: ExecutorCall;
+  /** `queued`: here. `sent`: an executor has it, or will on connecting. `started`: it was told so. */
+  state: "queued" | "sent" | "started";
+  slot: Slot | null;
+  executor: Executor | null;
+  /** Its number in that executor, -1 while it was not sent. */
+  seq: number;
+  startedAt: number;
+  sentAt: number;
+  placements: number;
+  /** It was taken back, and that is told when its executor is gone. */
+  takenBack: boolean;
+  abortReason: string | null;
+  abortTimer: Timer | undefined;
+  /** Inputs that its executor was given with it and will keep. */
+  introduced: number[];
+  /** Files made for its inputs. */
+  spooled: string[];
+}
+
+/** One slot. At most two calls: the first runs or is about to, the second waits. */
+interface Slot {
+  readonly index: number;
+  executor: Executor | null;
+  calls: Placed[];
+  failures: number;
+  failedAt: number;
+}
+
+/**
+ * Starts `slots` executors. Calls may be placed at once; `ready()` tells when all are warm.
+ *
+ * @throws {DaskError} when tasks are to get a permission that this process does not have, or processes cannot be
+ * started for want of `--allow-run`.
+ */
+export function startProcessPool(options: ProcessPoolOptions): ExecutorPool {
+  return new ProcessPool(options);
+}
+
+class ProcessPool implements ExecutorPool {
+  readonly description: string;
+  readonly #options: ProcessPoolOptions;
+  readonly #listener: ExecutorListener;
+  readonly #logger: Logger;
+  readonly #command: string;
+  readonly #args: readonly string[];
+  readonly #config: Omit<ExecutorConfig, "token" | "prefix">;
+  readonly #graceMs: number;
+  readonly #keptBytesMax: number;
+  readonly #name: string;
+  readonly #server: Deno.UnixListener;
+  readonly #accepting: Promise<void>;
+  readonly #holds: readonly { release(): void }[];
+  /** A folder of our own for the socket, when the one given is of no use. */
+  #ownSocketDirectory: string | null = null;
+  readonly #slots: Slot[] = [];
+  readonly #calls = new Map<string, Placed>();
+  readonly #queue: Placed[] = [];
+  /** Started and not connected yet, by token. */
+  readonly #expected = new Map<string, { executor: Executor; slot: Slot; timer: Timer }>();
+  /** All processes that have not ended. Some have no slot any more: they run a call that seceded, or are being ended. */
+  readonly #processes = new Set<Executor>();
+  /** Connections that have not said who they are. */
+  readonly #strangers = new Set<Deno.Conn>();
+  /** Files made of large frames that were in memory, by payload id and frame number. */
+  readonly #spool = new Map<string, { readonly path: string; users: number }>();
+  readonly #ready = Promise.withResolvers<void>();
+  #warm = 0;
+  #spawned = 0;
+  #spoolFiles = 0;
+  #moveTimer: Timer | undefined;
+  #lookTimer: Timer | undefined;
+  #closing: Promise<void> | null = null;
+
+  constructor(options: ProcessPoolOptions) {
+    if (!Number.isSafeInteger(options.slots) || options.slots < 1) {
+      throw new RangeError(`Cannot start ${options.slots} executors: expected a whole number of at least 1`);
+    }
+    this.#options = options;
+    this.#listener = options.listener;
+    this.#logger = options.logger ?? silent;
+    this.#graceMs = options.graceMs ?? GRACE_MS;
+    this.#keptBytesMax = options.inputCacheBytesMax ?? INPUT_CACHE_BYTES_MAX;
+    this.#command = options.execPath ?? Deno.execPath();
+    this.#name = `x${Deno.pid.toString(36)}${randomName()}`;
+    this.#ready.promise.catch(() => {}); // nobody has to ask
+
+    // In a compiled program the executable is the program itself, entered by another door.
+    const standalone = Deno.build.standalone;
+    const sockets = this.#socketDirectory();
+    const socket = `${sockets}/${this.#name}.sock`;
+    const base = currentFolder();
+    const libc = Deno.build.os === "linux" && hasWhole("ffi");
+    const grants = grantsOf(options.permissions ?? "inherit", base);
+    let flags: readonly string[] = grants.flags;
+    const revoke: Deno.PermissionDescriptor[] = [];
+    if (!libc) {
+      flags = withGrant(withGrant(flags, "read", [options.directory]), "write", [options.directory]);
+    }
+    // Giving up a path gives up the folders around it that were granted, too: what is granted anyway stays.
+    for (const kind of ["read", "write"] as const) {
+      if (grantsPath(flags, kind, socket)) continue;
+      flags = withGrant(flags, kind, [socket]);
+      revoke.push(descriptorOf(kind, socket));
+    }
+    if (!flags.includes("--allow-net")) {
+      flags = withGrant(flags, "net", [`unix:${socket}`]);
+      revoke.push(descriptorOf("net", `unix:${socket}`));
+    }
+    if (libc) {
+      flags = [...flags, "--allow-ffi"];
+      revoke.push({ name: "ffi" });
+    }
+    const main = new URL("./main.ts", import.meta.url);
+    if (main.protocol.startsWith("http")) flags = withGrant(flags, "import", [main.host]);
+    const v8 = options.v8Flags ?? [];
+    this.#args = standalone ? ["--executor"] : [
+      "run",
+      "--no-config",
+      "--no-lock",
+      "--no-prompt",
+      "--quiet",
+      ...v8.length === 0 ? [] : [`--v8-flags=${v8.join(",")}`],
+      ...flags,
+      main.href,
+    ];
+    this.#config = { socket, parent: Deno.pid, directory: options.directory, libc, revoke, base };
+    this.description =
+      `${options.slots} executor process${
+        options.slots === 1 ? "" : "es"
+      }, task permissions: ${grants.summary}; ` +
+      `ended with the worker by ${libc ? "the kernel" : "a watching thread each"}; ` +
+      `frames from ${FILE_BYTES_MIN / 1024} KiB on in ${options.directory}`;
+
+    try {
+      this.#server = Deno.listen({ transport: "unix", path: socket });
+    } catch (cause) {
+      throw new DaskError(`Cannot listen for executors at ${socket}: ${messageOf(cause)}`, { cause });
+    }
+    this.#accepting = this.#accept();
+    this.#holds = [...new Set([options.directory, sockets])].map(hold);
+    for (let index = 0; index < options.slots; index++) {
+      const slot: Slot = { index, executor: null, calls: [], failures: 0, failedAt: 0 };
+      this.#slots.push(slot);
+      this.#start(slot);
+    }
+  }
+
+  ready(): Promise<void> {
+    return this.#ready.promise;
+  }
+
+  place(call: ExecutorCall): void {
+    if (this.#closing !== null) return;
+    const id = idOf(call.key, call.runId);
+    const placed: Placed = {
+      id,
+      call,
+      state: "queued",
+      slot: null,
+      executor: null,
+      seq: -1,
+      startedAt: 0,
+      sentAt: 0,
+      placements: 0,
+      takenBack: false,
+      abortReason: null,
+      abortTimer: undefined,
+      introduced: [],
+      spooled: [],
+    };
+    this.#calls.set(id, placed);
+    this.#queue.push(placed);
+    this.#fill();
+  }
+
+  withdraw(key: string, runId: number): void {
+    const placed = this.#calls.get(idOf(key, runId));
+    if (placed === undefined) return this.#later(() => this.#listener.withdrawn(key, runId));
+    if (placed.state !== "started" && this.#takeBack(placed)) this.#tellWithdrawn(placed);
+  }
+
+  abort(key: string, runId: number, reason: string): void {
+    const placed = this.#calls.get(idOf(key, runId));
+    if (placed === undefined) return this.#later(() => this.#listener.withdrawn(key, runId));
+    if (placed.state !== "started" && this.#takeBack(placed)) return this.#tellWithdrawn(placed);
+    if (placed.takenBack || placed.abortReason !== null) return;
+    placed.abortReason = reason;
+    if (placed.state === "started") this.#stop(placed);
+  }
+
+  forget(ids: readonly number[]): void {
+    for (const executor of this.#processes) {
+      const gone = ids.filter((id) => executor.kept.has(id));
+      if (gone.length === 0) continue;
+      for (const id of gone) dropKept(executor, id);
+      executor.link?.push(["forget", gone]);
+      executor.link?.flush();
+    }
+  }
+
+  close(): Promise<void> {
+    return this.#closing ??= this.#close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  // --- Placing ---
+
+  /** Gives queued calls to slots as far as there is room. */
+  #fill(): void {
+    while (this.#queue.length > 0) {
+      const slot = this.#choose(this.#queue[0]!);
+      if (slot === null) break;
+      const placed = this.#queue.shift()!;
+      slot.calls.push(placed);
+      placed.slot = slot;
+      placed.state = "sent";
+      placed.placements++;
+      if (slot.executor !== null) this.#send(slot.executor, placed);
+    }
+    if (this.#queue.length > 0 && this.#slots.every((slot) => slot.failures >= START_FAILURES_MAX)) {
+      this.#revive();
+    }
+  }
+
+  /** An idle slot, else one without a waiting call; of several the one that has most of the inputs. */
+  #choose(placed: Placed): Slot | null {
+    let best: Slot | null = null;
+    let bestScore = -1;
+    for (const slot of this.#slots) {
+      if (slot.calls.length > 1 || slot.failures >= START_FAILURES_MAX) continue;
+      const warm = slot.executor?.link != null;
+      const idle = slot.calls.length === 0;
+      // A call that is to be stopped will take its executor with it: not a good place to wait.
+      const doomed = !idle && slot.calls[0]!.abortReason !== null;
+      let score = (idle ? 4 : doomed ? 0 : 2) + (warm ? 1 : 0);
+      const kept = slot.executor?.kept;
+      if (kept !== undefined && kept.size > 0) {
+        let bytes = 0;
+        for (const { id } of placed.call.inputs) bytes += kept.get(id) ?? 0;
+        score += bytes / (bytes + 1e9); // below 1: decides only between equals
+      }
+      if (score > bestScore) {
+        best = slot;
+        bestScore = score;
+      }
+    }
+    return best;
+  }
+
+  /** Gives a call to an executor; those that have not connected yet get theirs when they do. */
+  #send(executor: Executor, placed: Placed): void {
+    const { call } = placed;
+    const { link } = executor;
+    if (link === null) return;
+    let inputs: LinkInput[];
+    try {
+      placed.seq = executor.takeSeq();
+      placed.executor = executor;
+      executor.calls.set(placed.seq, placed);
+      inputs = call.inputs.map((input) => this.#toLink(executor, link, placed, input));
+    } catch (error) {
+      // Without a ledger file, say: the room is gone, so is this call.
+      this.#later(() => this.#failUnstarted(placed, errorFrom(error)));
+      return;
+    }
+    const { pickle, buffers } = call.runSpec;
+    link.push(["call", placed.seq, call.key, call.runId, pickle, buffers, inputs, call.annotations]);
+    const gone = evict(executor, this.#keptBytesMax);
+    if (gone.length > 0) link.push(["forget", gone]);
+    link.flush();
+    placed.sentAt = performance.now();
+    this.#lookSoon();
+  }
+
+  #toLink(executor: Executor, link: ExecutorLink, placed: Placed, input: Input): LinkInput {
+    const { key, id, payload } = input;
+    const known = executor.kept.get(id);
+    if (known !== undefined) {
+      executor.kept.delete(id);
+      executor.kept.set(id, known);
+      return [key, id];
+    }
+    const bytes = payloadBytes(payload);
+    const keep = bytes >= KEPT_BYTES_MIN && bytes <= this.#keptBytesMax;
+    const frames = payload.frames.map((frame, index): LinkFrame => {
+      if (isFileFrame(frame)) return [frame.file, frame.byteLength];
+      if (frame.byteLength < FILE_BYTES_MIN) return frame;
+      return this.#toFile(placed, `${id}.${index}`, frame) ?? link.attach(frame);
+    });
+    if (keep) {
+      executor.kept.set(id, bytes);
+      executor.keptBytes += bytes;
+      placed.introduced.push(id);
+    }
+    return [key, id, keep, payload.header, frames];
+  }
+
+  /** Puts a large frame that is in memory into a file, once for all calls that use it now; null when there is no room. */
+  #toFile(placed: Placed, name: string, bytes: Uint8Array): LinkFrame | null {
+    let entry = this.#spool.get(name);
+    if (entry === undefined) {
+      const path = `${this.#options.directory}/${this.#name}.i${this.#spoolFiles++}`;
+      try {
+        Deno.writeFileSync(path, bytes, { createNew: true, mode: 0o600 });
+      } catch {
+        removeFile(path);
+        return null;
+      }
+      this.#spool.set(name, entry = { path, users: 0 });
+    }
+    entry.users++;
+    placed.spooled.push(name);
+    return [entry.path, bytes.byteLength];
+  }
+
+  /** The call needs nothing of us any more. */
+  #settle(placed: Placed): void {
+    this.#calls.delete(placed.id);
+    clearTimeout(placed.abortTimer);
+    this.#unspool(placed);
+  }
+
+  #unspool(placed: Placed): void {
+    for (const name of placed.spooled) {
+      const entry = this.#spool.get(name);
+      if (entry === undefined || --entry.users > 0) continue;
+      this.#spool.delete(name);
+      removeFile(entry.path);
+    }
+    placed.spooled = [];
+  }
+
+  // --- Taking back ---
+
+  /** Whether a call that was not told as started can still be kept from running. Then it is nowhere any more. */
+  #takeBack(placed: Placed): boolean {
+    if (placed.takenBack) return false;
+    const { executor } = placed;
+    if (executor !== null) {
+      const [oldest = placed.seq] = executor.calls.keys();
+      const contest = executor.ledger.contest(placed.seq, oldest);
+      if (contest === "late") {
+        this.#later(() => this.#lookUp(placed, executor));
+        return false;
+      }
+      if (contest === "damaged") {
+        // Nobody can tell whether it runs, except by ending the process.
+        placed.takenBack = true;
+        this.#logger.log("warning", "Ending an executor: task code has overwritten its ledger", {
+          executor: executor.pid,
+        });
+        executor.kill();
+        return false;
+      }
+      // It will not decode what came with a call that it skips.
+      const gone = placed.introduced.filter((id) => dropKept(executor, id));
+      if (gone.length > 0) {
+        executor.link?.push(["forget", gone]);
+        executor.link?.flush();
+      }
+    }
+    this.#remove(placed);
+    return true;
+  }
+
+  #tellWithdrawn(placed: Placed): void {
+    this.#settle(placed);
+    this.#later(() => {
+      this.#listener.withdrawn(placed.call.key, placed.call.runId);
+      this.#fill();
+    });
+  }
+
+  /** Takes a call out of wherever it is; it can be placed again. */
+  #remove(placed: Placed): void {
+    if (placed.slot === null) remove(this.#queue, placed);
+    else remove(placed.slot.calls, placed);
+    placed.executor?.calls.delete(placed.seq);
+    this.#unspool(placed);
+    placed.slot = null;
+    placed.executor = null;
+    placed.seq = -1;
+    placed.introduced = [];
+    if (placed.state === "sent") placed.state = "queued";
+  }
+
+  /** Places a call that was removed again, before all others. */
+  #requeue(placed: Placed): void {
+    this.#queue.unshift(placed);
+  }
+
+  /** Soon moves waiting calls to slots that are still idle then. */
+  #considerMoving(): void {
+    if (this.#moveTimer !== undefined || this.#closing !== null || !this.#canMove()) return;
+    this.#moveTimer = setTimeout(() => {
+      this.#moveTimer = undefined;
+      for (const slot of this.#slots) {
+        if (!this.#canMove()) return;
+        const waiting = slot.calls[1];
+        if (waiting === undefined || waiting.state === "started" || !this.#takeBack(waiting)) continue;
+        this.#requeue(waiting);
+        this.#fill();
+      }
+    }, MOVE_AFTER_MS);
+  }
+
+  #canMove(): boolean {
+    let idle = false;
+    let waiting = false;
+    for (const { calls, executor } of this.#slots) {
+      if (calls.length === 0 && executor?.link != null) idle = true;
+      else if (calls.length > 1) waiting = true;
+    }
+    return idle && waiting;
+  }
+
+  // --- What has begun ---
+
+  /** An executor tells that a call began when the call ends, mostly. Those that take longer are looked up. */
+  #lookSoon(): void {
+    if (this.#lookTimer !== undefined || this.#closing !== null) return;
+    this.#lookTimer = setTimeout(() => {
+      this.#lookTimer = undefined;
+      const before = performance.now() - LOOK_AFTER_MS;
+      let again = false;
+      for (const { calls, executor } of this.#slots) {
+        const [first] = calls;
+        if (first === undefined || executor === null || first.state !== "sent" || first.seq < 0) continue;
+        if (first.sentAt > before || !this.#lookUp(first, executor)) again = true;
+      }
+      if (again) this.#lookSoon();
+    }, LOOK_AFTER_MS);
+  }
+
+  /** Tells a call as started if its executor has noted that; false: it has not. */
+  #lookUp(placed: Placed, executor: Executor): boolean {
+    if (placed.state === "started" || placed.executor !== executor) return true;
+    const [oldest = placed.seq] = executor.calls.keys();
+    const at = executor.ledger.marked(placed.seq, oldest);
+    // A ledger that makes no sense tells nothing; the executor will.
+    if (typeof at !== "number") return at === "damaged";
+    this.#started(placed, executor, at);
+    return true;
+  }
+
+  #started(placed: Placed, executor: Executor, at: number): void {
+    if (placed.state === "started") return;
+    placed.state = "started";
+    // Task code may have written the ledger: a time that makes no sense is not passed on.
+    placed.startedAt = at > 0 && at <= Date.now() ? at : Date.now();
+    placed.introduced = [];
+    executor.began(placed.seq);
+    this.#listener.started(placed.call.key, placed.call.runId, placed.startedAt);
+    if (placed.abortReason !== null) this.#stop(placed);
+  }
+
+  // --- Stopping ---
+
+  #stop(placed: Placed): void {
+    const { executor } = placed;
+    if (executor === null) return;
+    executor.link?.push(["abort", placed.seq, placed.abortReason ?? ""]);
+    executor.link?.flush();
+    placed.abortTimer = setTimeout(() => {
+      executor.kill();
+      // The fresh one need not wait for the end of the old one.
+      this.#replace(executor);
+    }, this.#graceMs);
+  }
+
+  // --- Processes ---
+
+  #start(slot: Slot): void {
+    if (this.#closing !== null) return;
+    const token = crypto.randomUUID();
+    const prefix = `${this.#name}-${this.#spawned++}`;
+    let executor: Executor;
+    try {
+      executor = new ExecutorProcess({
+        command: this.#command,
+        args: this.#args,
+        config: { ...this.#config, token, prefix },
+        logger: this.#logger,
+      });
+    } catch (error) {
+      slot.executor = null;
+      this.#startFailed(slot, `could not be run: ${messageOf(error)}`, []);
+      return;
+    }
+    slot.executor = executor;
+    this.#processes.add(executor);
+    const timer = setTimeout(() => executor.kill(), START_TIMEOUT_MS);
+    this.#expected.set(token, { executor, slot, timer });
+    executor.exited.then((exit) => this.#exited(executor, slot, exit));
+  }
+
+  /** Gives the slot of an executor a fresh one. What has not begun goes elsewhere, what has stays with the old one. */
+  #replace(executor: Executor): void {
+    const slot = this.#slots.find((slot) => slot.executor === executor);
+    if (slot === undefined) return;
+    slot.executor = null;
+    for (const placed of slot.calls.toReversed()) {
+      if (placed.state !== "started" && this.#takeBack(placed)) {
+        this.#requeue(placed);
+      } else {
+        remove(slot.calls, placed);
+        placed.slot = null;
+      }
+    }
+    this.#start(slot);
+    this.#fill();
+  }
+
+  #exited(executor: Executor, slot: Slot, exit: Exit): void {
+    this.#processes.delete(executor);
+    const expected = this.#expected.get(executor.token);
+    if (expected !== undefined) {
+      clearTimeout(expected.timer);
+      this.#expected.delete(executor.token);
+    }
+    if (this.#closing !== null) {
+      executor.removeFiles();
+      return;
+    }
+    const calls = [...executor.calls.values()];
+    if (slot.executor === executor) {
+      slot.executor = null;
+      if (expected !== undefined) this.#startFailed(slot, exit.text, exit.lines);
+      else this.#start(slot);
+    }
+    if (calls.length > 0 && !calls.some((placed) => placed.abortReason !== null)) {
+      this.#logger.log("warning", `An executor ${exit.text}`, { executor: executor.pid });
+    }
+    for (const placed of calls.reverse()) this.#lostExecutor(placed, executor, exit);
+    executor.removeFiles();
+    this.#fill();
+  }
+
+  /** What becomes of a call whose executor is gone. */
+  #lostExecutor(placed: Placed, executor: Executor, exit: Exit): void {
+    const began = placed.state === "started" ||
+      typeof executor.ledger.marked(placed.seq, 0) === "number";
+    const { key, runId } = placed.call;
+    this.#remove(placed);
+    if (!began && (placed.takenBack || placed.abortReason !== null)) {
+      this.#settle(placed);
+      this.#listener.withdrawn(key, runId);
+    } else if (!began && placed.placements < PLACEMENTS_MAX) {
+      this.#requeue(placed);
+    } else {
+      this.#endFailed(
+        placed,
+        placed.abortReason === null ? lostError(key, exit) : abortedError(key, placed.abortReason),
+      );
+    }
+  }
+
+  #startFailed(slot: Slot, reason: string, lines: readonly string[]): void {
+    slot.failures++;
+    slot.failedAt = Date.now();
+    this.#logger.log("warning", `An executor could not start: it ${reason}`, { slot: slot.index });
+    if (slot.failures < START_FAILURES_MAX) return this.#start(slot);
+    const said = lines.length === 0 ? "" : `; it said: ${lines.slice(-3).join(" | ")}`;
+    const error = new DaskError(
+      `Cannot start an executor, after ${START_FAILURES_MAX} tries: ${this.#command} ${reason}${said}`,
+    );
+    this.#ready.reject(error);
+    this.#logger.log("error", error.message);
+    this.#queue.unshift(
+      ...slot.calls.splice(0).map((placed) => (placed.state = "queued", placed.executor = null, placed)),
+    );
+    if (this.#slots.every((slot) => slot.failures >= START_FAILURES_MAX)) this.#failQueue(error);
+    else this.#fill();
+  }
+
+  /** All slots have failed to start: one more try when the last one was long ago, else no hope for what is queued. */
+  #revive(): void {
+    const rested = this.#slots.filter((slot) => Date.now() - slot.failedAt >= RETRY_MS);
+    if (rested.length === 0) {
+      return this.#failQueue(
+        new DaskError("Cannot run tasks: no executor of this worker starts, see its log"),
+      );
+    }
+    for (const slot of rested) {
+      slot.failures = START_FAILURES_MAX - 1;
+      this.#start(slot);
+    }
+    this.#fill();
+  }
+
+  #failQueue(error: DaskError): void {
+    const queue = this.#queue.splice(0);
+    this.#later(() => {
+      for (const placed of queue) this.#failUnstarted(placed, errorFrom(error));
+    });
+  }
+
+  #failUnstarted(placed: Placed, error: ErrorData): void {
+    if (this.#calls.get(placed.id) !== placed) return;
+    this.#remove(placed);
+    this.#endFailed(placed, error);
+    this.#fill();
+  }
+
+  // --- What executors say ---
+
+  async #accept(): Promise<void> {
+    for (;;) {
+      let conn: Deno.Conn;
+      try {
+        conn = await this.#server.accept();
+      } catch {
+        return; // closed
+      }
+      this.#strangers.add(conn);
+      this.#greet(conn);
+    }
+  }
+
+  /** The first record must be a `hello` with a token that was given to a child and not used yet. */
+  async #greet(conn: Deno.Conn): Promise<void> {
+    const link: ExecutorLink = new Link(conn);
+    const deadline = setTimeout(() => link.close(), START_TIMEOUT_MS);
+    let hello: FromExecutor | undefined;
+    try {
+      hello = (await link.receive())?.[0]?.records[0];
+    } catch { /* no executor of ours */ }
+    clearTimeout(deadline);
+    this.#strangers.delete(conn);
+    const expected = hello?.[0] === "hello" ? this.#expected.get(hello[1]) : undefined;
+    if (expected === undefined || this.#closing !== null) {
+      this.#logger.log("warning", "Closed a connection to the executors' socket: it did not name a token");
+      return link.close();
+    }
+    const { executor, slot, timer } = expected;
+    this.#expected.delete(executor.token);
+    clearTimeout(timer);
+    executor.connected(link, () => this.#read(executor, link));
+    slot.failures = 0;
+    if (this.#warm < this.#slots.length && ++this.#warm === this.#slots.length) this.#ready.resolve();
+    for (const placed of [...slot.calls]) this.#send(executor, placed);
+    this.#fill();
+    this.#considerMoving();
+  }
+
+  async #read(executor: Executor, link: ExecutorLink): Promise<void> {
+    try {
+      for (;;) {
+        const messages = await link.receive();
+        if (messages === null) return;
+        for (const { records, raw } of messages) {
+          for (const record of records) this.#handle(executor, record, raw);
+        }
+        if (this.#closing !== null) continue;
+        this.#fill();
+        this.#considerMoving();
+      }
+    } catch (error) {
+      if (this.#closing === null) {
+        this.#logger.log("error", `Ending an executor: ${messageOf(error)}`, { executor: executor.pid });
+      }
+      executor.kill();
+    }
+  }
+
+  #handle(executor: Executor, record: FromExecutor, raw: readonly Frame[]): void {
+    if (this.#closing !== null || record[0] === "hello") return;
+    if (record[0] === "damaged") {
+      this.#logger.log(
+        "warning",
+        "An executor ends itself: it cannot read its ledger, or task code has overwritten it",
+        {
+          executor: executor.pid,
+        },
+      );
+      return;
+    }
+    const seq = record[1];
+    const placed = executor.calls.get(seq);
+    if (placed === undefined) return;
+    const { key, runId } = placed.call;
+    if (placed.state !== "started" && placed.seq === seq && record[0] !== "started") {
+      this.#started(placed, executor, startOf(record));
+    }
+    switch (record[0]) {
+      case "started":
+        this.#started(placed, executor, record[2]);
+        break;
+      case "succeeded": {
+        const [, , start, stop, header, frames, typename, pythonType] = record;
+        const payload = fromLink(executor, header, frames, raw);
+        this.#end(placed, executor, { type: "succeeded", payload, typename, pythonType, start, stop });
+        break;
+      }
+      case "failed": {
+        const [, , start, stop, header, frames, exceptionText, tracebackText] = record;
+        const exception = fromLink(executor, header, frames, raw);
+        this.#end(placed, executor, {
+          type: "failed",
+          exception,
+          traceback: null,
+          exceptionText,
+          tracebackText,
+          start,
+          stop,
+        });
+        break;
+      }
+      case "rescheduled":
+        this.#end(placed, executor, { type: "rescheduled" });
+        break;
+      case "seceded":
+        this.#replace(executor);
+        this.#listener.seceded(key, runId, record[2]);
+        break;
+      case "progress":
+        this.#logger.log("debug", "Task progress", { key, done: record[2], total: record[3] });
+        break;
+      case "log":
+        this.#logger.log("info", `${record[2]}: ${record[3]}`, { key });
+        break;
+    }
+  }
+
+  #end(placed: Placed, executor: Executor, outcome: Outcome): void {
+    const { slot } = placed;
+    this.#remove(placed);
+    this.#settle(placed);
+    if (slot !== null && slot.calls.length > 0) this.#lookSoon();
+    this.#listener.ended(placed.call.key, placed.call.runId, outcome);
+    // The process of a seceded call ends with it: its slot has another one.
+    if (executor.calls.size === 0 && !this.#slots.some((slot) => slot.executor === executor)) executor.kill();
+  }
+
+  #endFailed(placed: Placed, error: ErrorData): void {
+    const { key, runId } = placed.call;
+    const now = Date.now();
+    const { exception, exceptionText, tracebackText } = writeException(error);
+    const start = placed.state === "started" ? placed.startedAt : now;
+    if (placed.state !== "started") this.#listener.started(key, runId, now);
+    this.#settle(placed);
+    this.#listener.ended(key, runId, {
+      type: "failed",
+      exception,
+      traceback: null,
+      exceptionText,
+      tracebackText,
+      start,
+      stop: now,
+    });
+  }
+
+  // --- Ending ---
+
+  async #close(): Promise<void> {
+    clearTimeout(this.#moveTimer);
+    clearTimeout(this.#lookTimer);
+    for (const { timer } of this.#expected.values()) clearTimeout(timer);
+    for (const placed of this.#calls.values()) clearTimeout(placed.abortTimer);
+    this.#ready.reject(new DaskError("Cannot wait for executors: their pool was closed"));
+    this.#server.close();
+    for (const conn of this.#strangers) conn.close();
+    for (const executor of this.#processes) executor.kill();
+    await Promise.all([this.#accepting, ...[...this.#processes].map((executor) => executor.exited)]);
+    removeFile(this.#config.socket);
+    for (const hold of this.#holds) hold.release();
+    if (this.#ownSocketDirectory !== null) removeFile(this.#ownSocketDirectory);
+    for (const { path } of this.#spool.values()) removeFile(path);
+    this.#spool.clear();
+    this.#calls.clear();
+    this.#queue.length = 0;
+  }
+
+  #socketDirectory(): string {
+    if (!this.#options.socketDirectory.startsWith("/dev/")) return this.#options.socketDirectory;
+    return this.#ownSocketDirectory = Deno.makeTempDirSync({ prefix: `dask-ts-${Deno.pid}-` });
+  }
+
+  /** Tells something in a later turn, unless the pool is closed by then. */
+  #later(tell: () => void): void {
+    queueMicrotask(() => {
+      if (this.#closing === null) tell();
+    });
+  }
+}
+
+/** When the call of a record began, as far as it says. */
+function startOf(record: FromExecutor): number {
+  return record[0] === "succeeded" || record[0] === "failed" || record[0] === "rescheduled"
+    ? record[2]
+    : Date.now();
+}
+
+/** Removes what an executor is to keep no longer, least recently used first. */
+function evict(executor: Executor, bytesMax: number): number[] {
+  const gone: number[] = [];
+  for (const id of executor.kept.keys()) {
+    if (executor.keptBytes <= bytesMax) break;
+    dropKept(executor, id);
+    gone.push(id);
+  }
+  return gone;
+}
+
+/** Without a lock the folder may be taken for a left-over one later; that is no reason not to work. */
+function hold(directory: string): { release(): void } {
+  try {
+    return holdDirectory(directory);
+  } catch {
+    return { release: () => {} };
+  }
+}
+
+function remove<T>(list: T[], item: T): void {
+  const at = list.indexOf(item);
+  if (at >= 0) list.splice(at, 1);
+}
+
+function dropKept(executor: Executor, id: number): boolean {
+  executor.keptBytes -= executor.kept.get(id) ?? 0;
+  return executor.kept.delete(id);
+}
+
+function fromLink(
+  executor: Executor,
+  header: Uint8Array,
+  frames: readonly LinkFrame[],
+  raw: readonly Frame[],
+): Payload {
+  return {
+    header,
+    frames: frames.map((frame): Frame => {
+      if (frame instanceof Uint8Array) return frame;
+      if (typeof frame === "number") return raw[frame]!;
+      executor.handedOver(frame[0]); // throws when it is none of its own
+      return { file: frame[0], byteLength: frame[1] };
+    }),
+  };
+}
+
+function lostError(key: string, exit: Exit): ErrorData {
+  const lines = exit.lines.length === 0 ? "" : `\nIts last lines:\n${exit.lines.join("\n")}`;
+  return {
+    name: exit.outOfMemory ? "MemoryError" : "ExecutorLostError",
+    message: `Lost the executor of task "${key}": its process ${exit.text}`,
+    stack: "",
+    kind: "lost",
+    exit: `${exit.text}${lines}`,
+  };
+}
+
+function abortedError(key: string, reason: string): ErrorData {
+  return { name: "AbortError", message: `Stopped task "${key}": ${reason}`, stack: "", kind: "failed" };
+}
+
+function errorFrom(error: unknown): ErrorData {
+  const { name, message } = error instanceof Error ? error : new Error(String(error));
+  return { name, message, stack: "", kind: "failed" };
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+function idOf(key: string, runId: number): string {
+  return `${runId} ${key}`;
+}
+
+function randomName(): string {
+  return crypto.getRandomValues(new Uint32Array(1))[0]!.toString(36);
+}
+
+function currentFolder(): string {
+  try {
+    return Deno.cwd();
+  } catch {
+    return "/";
+  }
+}

@@ -1,0 +1,129 @@
+/**
+ * Runs one task: reads its `run_spec`, finds the functions that it names, calls them. Values in, value out; what is
+ * thrown is left to the caller.
+ *
+ * @module
+ */
+import {
+  CALL_PREFIX,
+  decodeCall,
+  type DependencyRef,
+  type FunctionCall,
+  isDependencyRef,
+  MODULE_PREFIX,
+} from "../../protocol/call.ts";
+import { DaskError } from "../../protocol/errors.ts";
+import { evaluateSpec, readTaskSpec, type SpecFunction } from "../../protocol/task_spec.ts";
+import type { Loader, UserFunction } from "./load.ts";
+
+/** A `run_spec` as it came. */
+export interface SpecBytes {
+  readonly pickle: Uint8Array;
+  readonly buffers: readonly Uint8Array[];
+}
+
+/**
+ * The result of a task, or a promise of it. A result that is produced piece by piece (a generator, an async iterable)
+ * is given as the list of its pieces.
+ */
+export function runTask(spec: SpecBytes, inputs: ReadonlyMap<string, unknown>, loader: Loader): unknown {
+  const task = readTaskSpec(spec.pickle, spec.buffers);
+  const result = evaluateSpec(task, inputs, (fn, args, kwargs) => {
+    const value = callFunction(fn, args, kwargs, loader);
+    // Whatever is to be awaited becomes a promise of this realm, as `evaluateSpec` knows them.
+    return isThenable(value) ? Promise.resolve(value) : value;
+  });
+  return result instanceof Promise ? result.then(drained) : drained(result);
+}
+
+function callFunction(
+  fn: SpecFunction,
+  args: readonly unknown[],
+  kwargs: ReadonlyMap<string, unknown>,
+  loader: Loader,
+): unknown {
+  if (fn.kind !== "methodcaller" || !fn.name.startsWith(MODULE_PREFIX)) {
+    const name = fn.kind === "global" ? `${fn.module}.${fn.name}` : fn.kind === "opaque" ? fn.text : fn.name;
+    throw new DaskError(
+      `Cannot run the Python function ${name}: this is a TypeScript worker; run it on a Python worker (workers=…)`,
+    );
+  }
+  const [payload] = args;
+  if (fn.name.startsWith(CALL_PREFIX) && payload instanceof Uint8Array) {
+    return callPayload(decodeCall(payload), args.slice(1), loader);
+  }
+  // Python's keyword arguments become one last object, as TypeScript functions take options.
+  const values = kwargs.size === 0 ? args : [...args, Object.fromEntries(kwargs)];
+  return loader.loadNamed(fn.name).then((load) => load(...values));
+}
+
+function callPayload(call: FunctionCall, dependencies: readonly unknown[], loader: Loader): unknown {
+  const { function: ref } = call;
+  const args = fillIn(call.args, dependencies);
+  if (ref.kind === "builtin") return callBuiltin(ref.name, args);
+  const fn = loader.load(ref, (dependency) => dependencies[dependency]);
+  return typeof fn === "function" ? fn(...args) : fn.then((load: UserFunction) => load(...args));
+}
+
+/** Puts values where {@linkcode DependencyRef}s stand, also one level into arrays. */
+function fillIn(args: readonly unknown[], dependencies: readonly unknown[]): unknown[] {
+  const valueOf = (ref: DependencyRef) => {
+    if (ref.$dependency >= dependencies.length) {
+      throw new DaskError(
+        `Cannot find dependency ${ref.$dependency} of the call: it has ${dependencies.length}`,
+      );
+    }
+    return dependencies[ref.$dependency];
+  };
+  return args.map((arg) => {
+    if (isDependencyRef(arg)) return valueOf(arg);
+    if (Array.isArray(arg) && arg.some(isDependencyRef)) {
+      return arg.map((item) => isDependencyRef(item) ? valueOf(item) : item);
+    }
+    return arg;
+  });
+}
+
+function callBuiltin(name: "collect" | "at" | "identity" | "bundle", args: readonly unknown[]): unknown {
+  switch (name) {
+    case "collect":
+      return [...args];
+    case "identity":
+    case "bundle":
+      return args[0];
+    case "at":
+      return elementAt(args[0], args[1]);
+  }
+}
+
+function elementAt(value: unknown, key: unknown): unknown {
+  if (value instanceof Map) {
+    if (value.has(key)) return value.get(key);
+  } else if (value !== null && value !== undefined) {
+    // Own properties only: the name of a method is no element.
+    if (Object.hasOwn(Object(value), key as PropertyKey)) {
+      return (value as Record<PropertyKey, unknown>)[key as PropertyKey];
+    }
+  }
+  throw new DaskError(`Cannot take element ${JSON.stringify(key)} of ${describe(value)}: it has none`);
+}
+
+function describe(value: unknown): string {
+  if (value === null || typeof value !== "object") return String(value);
+  if (Array.isArray(value)) return `a list of ${value.length}`;
+  return `an object (${value.constructor?.name ?? "no class"})`;
+}
+
+function drained(value: unknown): unknown {
+  if (typeof value !== "object" || value === null) return value;
+  if (Symbol.asyncIterator in value) return Array.fromAsync(value as AsyncIterable<unknown>);
+  if (Symbol.iterator in value && "next" in value && typeof value.next === "function") {
+    return Array.from(value as Iterable<unknown>);
+  }
+  return value;
+}
+
+/** Whether a value is to be awaited. */
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof value === "object" && value !== null && "then" in value && typeof value.then === "function";
+}
