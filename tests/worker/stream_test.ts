@@ -1,0 +1,257 @@
+/**
+ * A worker's stream against a scheduler that says what no real one says.
+ */
+import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import type { LogLevel } from "../../base/log.ts";
+import { type Channel, openChannel } from "../../comm/channel.ts";
+import type { Comm } from "../../comm/comm.ts";
+import { tcp } from "../../comm/tcp.ts";
+import { encodeMessage, pickled } from "../../protocol/envelope.ts";
+import { DaskError } from "../../protocol/errors.ts";
+import { startWorker, type WorkerHandle } from "../../worker/mod.ts";
+
+type Message = Record<string, unknown>;
+
+/** A scheduler that registers every worker, keeps what it says, and says what the test wants. */
+class FakeScheduler implements AsyncDisposable {
+  readonly address: string;
+  /** What the worker said on its stream, oldest first. */
+  readonly heard: Message[] = [];
+  release: string;
+  heartbeat: Message = { status: "OK", time: Date.now() / 1000, "heartbeat-interval": 0.05 };
+  #stream: { readonly comm: Comm; readonly channel: Channel } | null = null;
+  readonly #running = new Set<Promise<void>>();
+  readonly #comms = new Set<Comm>();
+  readonly #wakes = new Set<() => void>();
+  #listener: Awaited<ReturnType<typeof tcp.listen>> | null = null;
+
+  private constructor(address: string, release: string) {
+    this.address = address;
+    this.release = release;
+  }
+
+  static async start(release = "2026.8.0"): Promise<FakeScheduler> {
+    // The listener needs the scheduler and the scheduler the address: connections come later than both.
+    let scheduler: FakeScheduler | null = null;
+    const listener = await tcp.listen("tcp://127.0.0.1:0", (comm) => scheduler?.attend(comm));
+    scheduler = new FakeScheduler(listener.address, release);
+    scheduler.#listener = listener;
+    return scheduler;
+  }
+
+  attend(comm: Comm): void {
+    this.#comms.add(comm);
+    const running = this.#converse(comm).catch(() => {}).finally(() => this.#running.delete(running));
+    this.#running.add(running);
+  }
+
+  /** Sends one batch on the stream. */
+  say(...messages: unknown[]): void {
+    this.#stream?.channel.send(messages);
+  }
+
+  /** Sends a message whose framing is whole and whose content is nonsense. */
+  async babble(frames: Uint8Array[]): Promise<void> {
+    await this.#stream?.comm.send(frames);
+  }
+
+  hangUp(): void {
+    this.#stream?.comm.abort();
+  }
+
+  /** The first message that `fits`, now or later. */
+  async hears(fits: (message: Message) => boolean): Promise<Message> {
+    for (;;) {
+      const found = this.heard.find(fits);
+      if (found !== undefined) return found;
+      await new Promise<void>((resolve) => this.#wakes.add(resolve));
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#listener?.close();
+    for (const comm of this.#comms) comm.abort();
+    await Promise.all(this.#running);
+  }
+
+  async #converse(comm: Comm): Promise<void> {
+    const channel = await openChannel(comm);
+    for (;;) {
+      const received = await channel.receive();
+      if (received === null) return;
+      const { message } = received;
+      if (Array.isArray(message)) {
+        this.heard.push(...message as Message[]);
+        for (const wake of this.#wakes) wake();
+        this.#wakes.clear();
+        continue;
+      }
+      switch ((message as Message)["op"]) {
+        case "versions":
+          channel.send({ host: {}, packages: { distributed: this.release } });
+          break;
+        case "register-worker":
+          this.#stream = { comm, channel };
+          channel.send({
+            status: "OK",
+            time: Date.now() / 1000,
+            "heartbeat-interval": 0.05,
+            "worker-plugins": {},
+          });
+          break;
+        case "heartbeat_worker":
+          channel.send(this.heartbeat);
+          break;
+        default:
+          channel.send("OK");
+      }
+    }
+  }
+}
+
+interface Line {
+  readonly level: LogLevel;
+  readonly message: string;
+}
+
+async function start(scheduler: FakeScheduler, lines: Line[] = []): Promise<WorkerHandle> {
+  const worker = await startWorker({
+    address: scheduler.address,
+    slots: 1,
+    logger: { log: (level, message) => lines.push({ level, message }) },
+  });
+  await scheduler.hears((message) =>
+    message["op"] === "worker-status-change" && message["status"] === "running"
+  );
+  return worker;
+}
+
+/** A steal-request is answered at once: after it, all that was said before has been handled. */
+async function roundTrip(scheduler: FakeScheduler, id: string): Promise<Message> {
+  scheduler.say({ op: "steal-request", key: `unknown-${id}`, stimulus_id: id });
+  return await scheduler.hears((message) =>
+    message["op"] === "steal-response" && message["stimulus_id"] === id
+  );
+}
+
+Deno.test("unknown ops and unreadable messages are skipped, with a line in the log", async () => {
+  await using scheduler = await FakeScheduler.start();
+  const lines: Line[] = [];
+  await using _worker = await start(scheduler, lines);
+  scheduler.say({ op: "shuffle-fail", shuffle_id: "x" }, 5, {
+    op: "free-keys",
+    keys: "all",
+    stimulus_id: "s",
+  });
+  await scheduler.babble([Uint8Array.of(0xc1)]);
+  await scheduler.babble([...encodeMessage([{ __Serialized__: 7 }])] as Uint8Array[]);
+  assertEquals((await roundTrip(scheduler, "after-nonsense"))["state"], null);
+  const told = lines.map(({ message }) => message).join("\n");
+  assertStringIncludes(told, '"shuffle-fail"');
+  assertStringIncludes(told, '"free-keys.keys"');
+  assertEquals(lines.filter(({ level }) => level === "error").length, 4);
+});
+
+Deno.test("W15 a compute-task that cannot be read is refused as erred, by its key and run", async () => {
+  await using scheduler = await FakeScheduler.start();
+  await using _worker = await start(scheduler);
+  scheduler.say({ op: "compute-task", key: ["x", 1], run_id: 7, priority: "high" });
+  const refusal = await scheduler.hears((message) => message["op"] === "task-erred");
+  assertEquals([refusal["key"], refusal["run_id"], refusal["status"]], [["x", 1], 7, "error"]);
+  assertStringIncludes(String(refusal["exception_text"]), "compute-task.");
+});
+
+Deno.test("a run_spec that is no pickle fails that task alone", async () => {
+  await using scheduler = await FakeScheduler.start();
+  await using _worker = await start(scheduler);
+  scheduler.say({
+    op: "compute-task",
+    key: "x",
+    run_id: 1,
+    priority: [0, 1, 2],
+    who_has: {},
+    nbytes: {},
+    run_spec: pickled(new TextEncoder().encode("no pickle")),
+    resource_restrictions: null,
+    actor: false,
+    annotations: {},
+    span_id: null,
+    stimulus_id: "s",
+  });
+  const erred = await scheduler.hears((message) => message["op"] === "task-erred");
+  assertEquals([erred["key"], erred["run_id"]], ["x", 1]);
+  await roundTrip(scheduler, "still-there");
+});
+
+Deno.test("actor tasks are refused with the reason", async () => {
+  await using scheduler = await FakeScheduler.start();
+  await using _worker = await start(scheduler);
+  scheduler.say({ op: "compute-task", key: "a", run_id: 2, actor: true });
+  const refusal = await scheduler.hears((message) => message["op"] === "task-erred");
+  assertStringIncludes(String(refusal["exception_text"]), "holds no actors");
+});
+
+Deno.test("a compute-task without key or run ends the worker, so that the scheduler places it again", async () => {
+  await using scheduler = await FakeScheduler.start();
+  const worker = await start(scheduler);
+  scheduler.say({ op: "compute-task", priority: [0] });
+  assertStringIncludes((await worker.ended).reason, "compute-task");
+});
+
+Deno.test("a status of the scheduler is taken and echoed with its stimulus", async () => {
+  await using scheduler = await FakeScheduler.start();
+  await using worker = await start(scheduler);
+  for (const status of ["closing_gracefully", "running", "paused", "paused"]) {
+    const id = crypto.randomUUID();
+    scheduler.say({ op: "worker-status-change", status, stimulus_id: id });
+    const echo = await scheduler.hears((message) => message["stimulus_id"] === id);
+    assertEquals(echo, { op: "worker-status-change", status, stimulus_id: id });
+    assertEquals(worker.status, status);
+  }
+});
+
+Deno.test("close from the scheduler, a lost connection and an unknown heartbeat end the worker", async () => {
+  const ends: [string, (scheduler: FakeScheduler) => void][] = [
+    [
+      "scheduler-remove-worker",
+      (scheduler) => scheduler.say({ op: "close", reason: "scheduler-remove-worker" }),
+    ],
+    ["scheduler", (scheduler) => scheduler.hangUp()],
+    ["does not know", (scheduler) => scheduler.heartbeat = { status: "missing" }],
+  ];
+  for (const [reason, end] of ends) {
+    await using scheduler = await FakeScheduler.start();
+    const worker = await start(scheduler);
+    const at = Date.now();
+    end(scheduler);
+    const ended = await worker.ended;
+    assertStringIncludes(ended.reason, reason);
+    assertEquals([ended.crashed, worker.status], [false, "closed"]);
+    assert(Date.now() - at < 5_000);
+  }
+});
+
+Deno.test("a closing worker says so, unregisters and closes its stream, in this order", async () => {
+  await using scheduler = await FakeScheduler.start();
+  const worker = await start(scheduler);
+  await worker.close();
+  await scheduler.hears((message) => message["op"] === "close-stream");
+  assertEquals(scheduler.heard.slice(-2).map((message) => [message["op"], message["status"]]), [
+    ["worker-status-change", "closing"],
+    ["close-stream", undefined],
+  ]);
+});
+
+Deno.test("an older scheduler is refused by its release, a newer one warned of", async () => {
+  await using old = await FakeScheduler.start("2025.3.0");
+  const error = await assertRejects(() => startWorker({ address: old.address, slots: 1 }), DaskError);
+  assertStringIncludes(error.message, "it is dask 2025.3.0, 2025.4.0 or later is needed");
+  assertStringIncludes(error.message, "pip install");
+  await using young = await FakeScheduler.start("2027.1.0");
+  const lines: Line[] = [];
+  await using _worker = await start(young, lines);
+  assertStringIncludes(
+    lines.filter(({ level }) => level === "warning").map(({ message }) => message).join(),
+    "2027.1.0",
+  );
+});

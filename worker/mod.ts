@@ -1,0 +1,7 @@
+/**
+ * Workers: processes that run tasks for a dask scheduler.
+ *
+ * @module
+ */
+export { startWorker, type WorkerEnd, type WorkerHandle } from "./worker.ts";
+export type { WorkerOptions } from "./options.ts";
