@@ -1,0 +1,212 @@
+/**
+ * The graph behind nodes: what must run for some outputs, found by walking dependencies back. A graph is a view; it
+ * owns no nodes and never changes.
+ *
+ * @module
+ */
+import { type AnyOp, asOp, type GraphNode, nodeOf, walkBack } from "./node.ts";
+
+/**
+ * The nodes that `outputs` need, dependencies first. The walk stops at `inputs`, which are part of the graph while
+ * their dependencies are not.
+ *
+ * @throws {RangeError} When the nodes depend on each other in a circle; the message prints it.
+ * @example
+ * ```ts
+ * import { DispatchGraph, op } from "@dask/dask";
+ * const one = op(() => 1);
+ * const two = op((x: number) => x + 1, one);
+ * const graph = new DispatchGraph([two]);
+ * console.log(graph.size, [...graph.parents(two)][0] === one); // 2 true
+ * ```
+ */
+export class DispatchGraph {
+  #nodes: readonly GraphNode[];
+  /** The nodes that each node needs, as far as they are in the graph. */
+  #parents: ReadonlyMap<GraphNode, readonly GraphNode[]>;
+  #children: ReadonlyMap<GraphNode, readonly GraphNode[]>;
+
+  constructor(outputs: readonly AnyOp[], inputs: readonly AnyOp[] = []) {
+    const ends = outputs.map((op, i) => nodeOf(op, `output ${i} of the graph`));
+    const stops = new Set(inputs.map((op, i) => nodeOf(op, `input ${i} of the graph`)));
+    this.#nodes = walkBack(ends, stops);
+    this.#parents = new Map(this.#nodes.map((node) => [node, stops.has(node) ? [] : node.dependencies]));
+    this.#children = childrenOf(this.#nodes, this.#parents);
+  }
+
+  /** How many nodes. */
+  get size(): number {
+    return this.#nodes.length;
+  }
+
+  /** All nodes, dependencies first; always in the same order. */
+  get nodes(): Iterable<AnyOp> {
+    return ops(this.#nodes);
+  }
+
+  /** The nodes that need no other node of the graph. */
+  get roots(): readonly AnyOp[] {
+    return ops(this.#nodes.filter((node) => this.#parents.get(node)!.length === 0));
+  }
+
+  /** The nodes that no other node of the graph needs. */
+  get leaves(): readonly AnyOp[] {
+    return ops(this.#nodes.filter((node) => this.#children.get(node)!.length === 0));
+  }
+
+  /** Whether the node is in the graph. */
+  has(node: AnyOp): boolean {
+    return this.#parents.has(nodeOf(node));
+  }
+
+  /** The nodes that `node` needs. */
+  parents(node: AnyOp): Iterable<AnyOp> {
+    return ops(this.#parents.get(this.#member(node))!);
+  }
+
+  /** The nodes that need `node`. */
+  children(node: AnyOp): Iterable<AnyOp> {
+    return ops(this.#children.get(this.#member(node))!);
+  }
+
+  /**
+   * What is needed for `endpoints`, without what is needed only by way of `roots`; the roots themselves stay. With no
+   * endpoints: everything but what is needed only for `roots`, be it a root itself. Edges among the kept nodes are kept.
+   *
+   * @throws {TypeError} When a node is not in the graph.
+   */
+  subgraph(endpoints: readonly AnyOp[], roots: readonly AnyOp[] = []): DispatchGraph {
+    const ends = endpoints.map((op) => this.#member(op));
+    const stops = new Set(roots.map((op) => this.#member(op)));
+    return this.#induced(ends.length > 0 ? this.#neededFor(ends, stops) : this.#notOnlyFor(stops));
+  }
+
+  /** Whether both have the same nodes with the same edges. */
+  equals(other: DispatchGraph): boolean {
+    if (other.size !== this.size) return false;
+    for (const [node, parents] of this.#parents) {
+      const others = other.#parents.get(node);
+      if (others === undefined || others.length !== parents.length) return false;
+      if (!parents.every((parent) => others.includes(parent))) return false;
+    }
+    return true;
+  }
+
+  /** A picture of the graph: Graphviz text, or a small SVG of its own with one row for each distance from the roots. */
+  visualize(format: "svg" | "dot" = "svg"): string {
+    return format === "dot" ? this.#dot() : this.#svg();
+  }
+
+  toString(): string {
+    return `DispatchGraph(${this.size} nodes: ${
+      this.#nodes.slice(0, 8).map((node) => node.label).join(", ")
+    }${this.size > 8 ? ", …" : ""})`;
+  }
+
+  [Symbol.for("Deno.customInspect")](): string {
+    return this.toString();
+  }
+
+  #member(op: AnyOp): GraphNode {
+    const node = nodeOf(op);
+    if (!this.#parents.has(node)) throw new TypeError(`Cannot find "${node.label}" in this graph`);
+    return node;
+  }
+
+  #neededFor(ends: readonly GraphNode[], stops: ReadonlySet<GraphNode>): ReadonlySet<GraphNode> {
+    const kept = new Set(stops);
+    const open = ends.filter((node) => !kept.has(node));
+    for (let node = open.pop(); node !== undefined; node = open.pop()) {
+      if (kept.has(node)) continue;
+      kept.add(node);
+      for (const parent of this.#parents.get(node)!) open.push(parent);
+    }
+    return kept;
+  }
+
+  #notOnlyFor(stops: ReadonlySet<GraphNode>): ReadonlySet<GraphNode> {
+    const dropped = new Set<GraphNode>();
+    const open = [...stops].flatMap((node) => this.#parents.get(node)!);
+    for (let node = open.pop(); node !== undefined; node = open.pop()) {
+      if (dropped.has(node)) continue;
+      if (!this.#children.get(node)!.every((child) => stops.has(child) || dropped.has(child))) continue;
+      dropped.add(node);
+      for (const parent of this.#parents.get(node)!) open.push(parent);
+    }
+    return new Set(this.#nodes.filter((node) => !dropped.has(node)));
+  }
+
+  #induced(kept: ReadonlySet<GraphNode>): DispatchGraph {
+    const part = new DispatchGraph([]);
+    part.#nodes = this.#nodes.filter((node) => kept.has(node));
+    part.#parents = new Map(
+      part.#nodes.map((node) => [node, this.#parents.get(node)!.filter((parent) => kept.has(parent))]),
+    );
+    part.#children = childrenOf(part.#nodes, part.#parents);
+    return part;
+  }
+
+  #dot(): string {
+    const number = new Map(this.#nodes.map((node, i) => [node, i]));
+    const lines = this.#nodes.map((node, i) => `  ${i} [label=${JSON.stringify(node.label)}];`);
+    for (const [node, parents] of this.#parents) {
+      for (const parent of parents) lines.push(`  ${number.get(parent)} -> ${number.get(node)};`);
+    }
+    return `digraph {\n${lines.join("\n")}${lines.length === 0 ? "" : "\n"}}\n`;
+  }
+
+  #svg(): string {
+    const rows: GraphNode[][] = [];
+    const at = new Map<GraphNode, { readonly x: number; readonly y: number }>();
+    for (const node of this.#nodes) {
+      const y = this.#parents.get(node)!.reduce((most, parent) => Math.max(most, at.get(parent)!.y + 1), 0);
+      const row = rows[y] ??= [];
+      at.set(node, { x: row.length, y });
+      row.push(node);
+    }
+    const width = rows.reduce((most, row) => Math.max(most, row.length), 1) * CELL.width;
+    const height = Math.max(1, rows.length) * CELL.height;
+    const centre = (node: GraphNode): { x: number; y: number } => {
+      const { x, y } = at.get(node)!;
+      return { x: ((x + 0.5) * width) / rows[y]!.length, y: (y + 0.5) * CELL.height };
+    };
+    const lines: string[] = [];
+    for (const [node, parents] of this.#parents) {
+      const to = centre(node);
+      for (const parent of parents) {
+        const from = centre(parent);
+        lines.push(`<line x1="${from.x}" y1="${from.y + 11}" x2="${to.x}" y2="${to.y - 11}" stroke="#888"/>`);
+      }
+    }
+    for (const node of this.#nodes) {
+      const { x, y } = centre(node);
+      const text = node.label.length > 14 ? `${node.label.slice(0, 13)}…` : node.label;
+      lines.push(
+        `<rect x="${x - 50}" y="${y - 11}" width="100" height="22" rx="5" fill="#eef" stroke="#446"/>`,
+        `<text x="${x}" y="${y + 4}" text-anchor="middle">${escapeXml(text)}</text>`,
+      );
+    }
+    return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" ` +
+      `height="${height}" font-family="sans-serif" font-size="12">\n${lines.join("\n")}\n</svg>\n`;
+  }
+}
+
+/** Room for one node in the picture, in pixels. */
+const CELL = { width: 120, height: 60 };
+
+function childrenOf(
+  nodes: readonly GraphNode[],
+  parents: ReadonlyMap<GraphNode, readonly GraphNode[]>,
+): ReadonlyMap<GraphNode, readonly GraphNode[]> {
+  const children = new Map<GraphNode, GraphNode[]>(nodes.map((node) => [node, []]));
+  for (const [node, before] of parents) for (const parent of before) children.get(parent)!.push(node);
+  return children;
+}
+
+function escapeXml(text: string): string {
+  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+}
+
+function ops(nodes: readonly GraphNode[]): readonly AnyOp[] {
+  return nodes.map((node) => asOp<unknown>(node));
+}
