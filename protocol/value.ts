@@ -19,8 +19,11 @@ import { isNode, pyGlobal, pyObject } from "./pickle/value.ts";
 export { NDArray, PythonObject };
 export type { TypedArray };
 
-/** Frames larger than this are split into shards: Python's peers expect none above it. */
-export const SHARD_BYTES = 1 << 26;
+/**
+ * Frames larger than this are split into shards. Python splits from 64 MiB on and reads frames of any size; a frame that
+ * is whole reaches an executor without being joined, so ours are split late, well below the 2 GiB of one TLS write.
+ */
+export const SHARD_BYTES = 1 << 30;
 
 /** How deep collections, whose elements are values of their own, may nest. */
 const COLLECTION_DEPTH_MAX = 64;
@@ -96,9 +99,13 @@ function encodeArray(array: NDArray): Payload {
   }, [ownBytes(bytesOf(array.data))]);
 }
 
-/** Adds the counts to a header, and splits frames that are too large. */
-function sharded(header: Record<string, unknown>, frames: readonly Uint8Array[]): Payload {
-  if (frames.every((frame) => frame.byteLength <= SHARD_BYTES)) {
+/** Adds the counts to a header, and splits frames of more than `shardBytes`. */
+export function sharded(
+  header: Readonly<Record<string, unknown>>,
+  frames: readonly Uint8Array[],
+  shardBytes: number = SHARD_BYTES,
+): Payload {
+  if (frames.every((frame) => frame.byteLength <= shardBytes)) {
     return { header: encodeMsgpack({ ...header, "num-sub-frames": frames.length }), frames };
   }
   const shards: Uint8Array[] = [];
@@ -106,8 +113,8 @@ function sharded(header: Record<string, unknown>, frames: readonly Uint8Array[])
   const offsets: number[] = [];
   for (const frame of frames) {
     offsets.push(shards.length);
-    for (let at = 0; at === 0 || at < frame.byteLength; at += SHARD_BYTES) {
-      shards.push(frame.subarray(at, at + SHARD_BYTES));
+    for (let at = 0; at === 0 || at < frame.byteLength; at += shardBytes) {
+      shards.push(frame.subarray(at, at + shardBytes));
     }
     counts.push(shards.length - offsets[offsets.length - 1]!);
   }
