@@ -1,0 +1,1050 @@
+/**
+ * The client: submits graphs to a dask scheduler and brings results here. Everything that it does is an event for its
+ * actor; everything that it knows of its futures the actor has told it.
+ *
+ * The law: whatever one turn of the program does reaches the scheduler as one batch, in the order in which it was
+ * done; and after the end of the client every call is refused.
+ *
+ * @module
+ */
+import { systemClock } from "../actors/kernel/mod.ts";
+import type { Logger } from "../base/log.ts";
+import type { Transport } from "../comm/comm.ts";
+import { RpcPool } from "../comm/pool.ts";
+import { tcp } from "../comm/tcp.ts";
+import {
+  type AnyOp,
+  DispatchGraph,
+  type Executor,
+  isOp,
+  type LiftAll,
+  lower,
+  type LowerContext,
+  type LoweredGraph,
+  type LoweredTask,
+  type Op,
+  op,
+  type Result,
+  type RunOptions,
+  type Settled,
+  type TaskOptions,
+  type Values,
+  type Waiting,
+} from "../dispatch/mod.ts";
+import { normalizeAddress, parseAddress } from "../protocol/address.ts";
+import { CALL_PREFIX, encodeCall } from "../protocol/call.ts";
+import { serialized } from "../protocol/envelope.ts";
+import { DaskError, SerializationError } from "../protocol/errors.ts";
+import { keyText, keyToWire } from "../protocol/key.ts";
+import { readArray, readKeyMap, readKeys, readNullable, readRecord, readString } from "../protocol/read.ts";
+import { encodeValue } from "../protocol/value.ts";
+import { type ClientActor, startClientActor } from "./actor.ts";
+import { CONNECT_MS, register, schedulerAddress } from "./connect.ts";
+import {
+  abortable,
+  asCompleted,
+  describe,
+  Future,
+  futuresOf,
+  type KeyOwner,
+  KeyState,
+  newFuture,
+  type RetryPolicy,
+  signalOf,
+  stateOf,
+  wait,
+} from "./future.ts";
+import { readSchedulerInfo, type SchedulerInfo } from "./identity.ts";
+import type { ClientEvent, Key, SubmittedTask, Want } from "./machine/events.ts";
+import type { Diagnosis, News, WorkerInfo } from "./messages.ts";
+import { checkOptions, NO_OPTIONS, RETRIES_WITH_RETRY_ON, tell } from "./options.ts";
+import { stderrLogger } from "./stderr_logger.ts";
+
+export type { SchedulerInfo, WorkerInfo };
+
+/** Time for a connection with a worker; the scheduler brings the value when there is none. */
+const WORKER_CONNECT_MS = 3_000;
+/** How long the scheduler looks for workers to put scattered data on, seconds. */
+const SCATTER_SECONDS = 30;
+/** Tasks that `map` over an asynchronous source keeps going unless told otherwise. */
+const PENDING_MAX = 64;
+
+/** Options of {@linkcode connect}. */
+export interface ConnectOptions extends Waiting {
+  /** Address of the scheduler, `tcp://host:port`. Default: see {@linkcode connect}. */
+  readonly address?: string;
+  /** File that the scheduler wrote, `dask scheduler --scheduler-file`. */
+  readonly schedulerFile?: string | URL;
+  /** Part of the client's id, for dashboards and logs. */
+  readonly name?: string;
+  /** Time for connecting, ms. Default 30,000. */
+  readonly timeout?: number;
+  /** Where warnings go. Default: one line each to standard error. */
+  readonly logger?: Logger;
+}
+
+/** What tests and embedded clusters choose beside. */
+export interface ClientParts {
+  readonly transport?: Transport;
+  /** Checks the machine's invariants all the time. */
+  readonly validate?: boolean;
+}
+
+/**
+ * Connects to a dask scheduler.
+ *
+ * The address may leave out `tcp://` and the port (8786). Without one it is taken from `DASK_SCHEDULER_ADDRESS`, then
+ * from `schedulerFile`, then it is `127.0.0.1:8786`.
+ *
+ * @throws {CommClosedError} when no scheduler answers there in time.
+ * @throws {DaskError} when its release of dask is older than 2025.4.0.
+ * @example
+ * ```ts ignore
+ * await using client = await connect("tcp://127.0.0.1:8786");
+ * const four = client.submit((a: number, b: number) => a + b, [1, 3]);
+ * console.log(await four.result()); // 4
+ * ```
+ */
+export async function connect(options: string | ConnectOptions = {}): Promise<Client> {
+  const { client, connected } = openClient(options);
+  try {
+    await connected;
+  } catch (error) {
+    await client.close();
+    throw error;
+  }
+  return client;
+}
+
+/** A client that may be used while it is still connecting: what is submitted is sent once the connection stands. */
+export function openClient(
+  options: string | ConnectOptions = {},
+  parts: ClientParts = {},
+): { readonly client: Client; readonly connected: Promise<void> } {
+  const core = new Core(readConnectOptions(options), parts);
+  const connected = core.connect();
+  connected.catch(() => {});
+  return { client: new Client(core, null), connected };
+}
+
+function readConnectOptions(options: unknown): ConnectOptions {
+  const read = typeof options === "string" ? { address: options } : options as ConnectOptions;
+  const signal = signalOf(read);
+  signal?.throwIfAborted();
+  const known = ["address", "schedulerFile", "name", "timeout", "logger", "signal"];
+  for (const name of Object.keys(read)) {
+    if (!known.includes(name)) {
+      throw new TypeError(`Cannot use the option "${name}" of connect: expected one of ${known.join(", ")}`);
+    }
+  }
+  const { timeout, name } = read;
+  if (timeout !== undefined && !(typeof timeout === "number" && timeout > 0)) {
+    throw new TypeError(
+      `Cannot use the option "timeout" of connect: expected milliseconds, got ${describe(timeout)}`,
+    );
+  }
+  if (name !== undefined && typeof name !== "string") {
+    throw new TypeError(`Cannot use the option "name" of connect: expected a text, got ${describe(name)}`);
+  }
+  return read;
+}
+
+/** What all faces of one client share: the actor, the connections, and what is known of the keys. */
+class Core implements KeyOwner {
+  readonly id: string;
+  readonly address: string;
+  readonly logger: Logger;
+  readonly actor: ClientActor;
+  readonly scheduler: RpcPool;
+  readonly #workers: RpcPool;
+  readonly #transport: Transport;
+  readonly #timeoutMs: number;
+  readonly #signal: AbortSignal | undefined;
+  readonly #end = new AbortController();
+  /** All and only keys that are wanted: by futures, or because they are code that later tasks will need. */
+  readonly states = new Map<Key, KeyState>();
+  /** Numbers of the last want and the last wait. */
+  #wants = 0;
+  #waits = 0;
+  /** What happened in this turn. */
+  #events: ClientEvent[] = [];
+  #ended: Error | null = null;
+  #closed: Promise<void> | null = null;
+  schedulerVersion = "of unknown version";
+  dashboardPort: number | null = null;
+
+  constructor(options: ConnectOptions, parts: ClientParts) {
+    this.address = schedulerAddress(options);
+    const { name, timeout = CONNECT_MS, logger = stderrLogger, signal } = options;
+    const unique = crypto.randomUUID();
+    this.id = name === undefined ? `Client-${unique}` : `Client-${name}-${unique}`;
+    this.logger = logger;
+    this.#timeoutMs = timeout;
+    this.#signal = signal;
+    this.#transport = parts.transport ?? tcp;
+    this.scheduler = new RpcPool(this.#transport, { timeoutMs: timeout });
+    this.#workers = new RpcPool(this.#transport, { timeoutMs: WORKER_CONNECT_MS });
+    this.actor = startClientActor({
+      clientId: this.id,
+      schedulerAddress: this.address,
+      scheduler: this.scheduler,
+      workers: this.#workers,
+      logger,
+      clock: systemClock,
+      validate: parts.validate ?? false,
+      tell: (news) => this.#hear(news),
+      lost: (error) => this.#lose(error),
+    });
+  }
+
+  async connect(): Promise<void> {
+    const signal = this.#signal === undefined
+      ? this.#end.signal
+      : AbortSignal.any([this.#signal, this.#end.signal]);
+    const registered = await register({
+      transport: this.#transport,
+      scheduler: this.scheduler,
+      address: this.address,
+      clientId: this.id,
+      timeoutMs: this.#timeoutMs,
+      signal,
+      logger: this.logger,
+    });
+    this.schedulerVersion = registered.version;
+    this.dashboardPort = registered.dashboardPort;
+    this.actor.attach(registered.stream, registered.workers);
+  }
+
+  get ended(): Error | null {
+    return this.#ended;
+  }
+
+  /** Throws unless the client can be used. */
+  open(call: string): void {
+    if (this.#ended !== null) throw this.#ended;
+    if (this.#closed !== null) throw new DaskError(`Cannot ${call}: the client is closed; connect again`);
+  }
+
+  happened(event: ClientEvent): void {
+    if (this.#events.push(event) === 1) queueMicrotask(this.#flush);
+  }
+
+  readonly #flush = (): void => {
+    const events = this.#events;
+    this.#events = [];
+    if (events.length > 0) this.actor.ref.tell("events", events);
+  };
+
+  async settled(): Promise<void> {
+    this.#flush();
+    await this.actor.ref.ask("counts", {}).catch((error) => {
+      throw this.#ended ?? error;
+    });
+  }
+
+  async diagnose(key: Key, lost: boolean): Promise<Diagnosis> {
+    try {
+      return await this.actor.ref.ask("diagnose", { key, lost });
+    } catch {
+      return { origin: key, left: [] };
+    }
+  }
+
+  forget(state: KeyState): void {
+    if (this.states.get(state.key) === state) this.states.delete(state.key);
+  }
+
+  want(key: Key, details: ConstructorParameters<typeof KeyState>[3] = {}): KeyState {
+    const state = new KeyState(key, ++this.#wants, this, details);
+    this.states.set(key, state);
+    return state;
+  }
+
+  /** Asks the scheduler something; errors of it and of the way are this client's. */
+  async ask(op: string, fields: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
+    this.open(`ask the scheduler for "${op}"`);
+    // What was done before goes first, as far as that can be had: the stream is another connection.
+    this.#flush();
+    try {
+      return await this.scheduler.call(this.address, { op, ...fields }, { signal: this.#end.signal });
+    } catch (error) {
+      throw this.#ended ?? error;
+    }
+  }
+
+  async waitForWorkers(count: number, signal: AbortSignal | undefined): Promise<void> {
+    const number = ++this.#waits;
+    const there = this.actor.ref.ask("wait-for-workers", { count, number }).catch((error) => {
+      throw this.#ended ?? error;
+    });
+    if (signal === undefined) return await there;
+    await abortable(there, signal, () => this.actor.ref.tell("stop-waiting", { number }));
+  }
+
+  close(): Promise<void> {
+    return this.#closed ??= this.#close();
+  }
+
+  async #close(): Promise<void> {
+    this.#flush();
+    const closed = new DaskError("The client is closed; connect again");
+    const leaving = this.actor.close();
+    if (this.#ended === null) this.#finish(closed);
+    this.#end.abort(closed);
+    await leaving;
+    await Promise.all([this.scheduler.close(), this.#workers.close()]);
+  }
+
+  #hear(news: readonly News[]): void {
+    for (const one of news) {
+      const state = this.states.get(one.key);
+      if (state !== undefined && state.want === one.want) state.take(one);
+    }
+  }
+
+  #lose(error: Error): void {
+    if (this.#ended !== null) return;
+    this.#finish(error);
+    this.#end.abort(error);
+    this.scheduler.close();
+    this.#workers.close();
+  }
+
+  #finish(error: Error): void {
+    this.#ended = error;
+    const states = [...this.states.values()];
+    this.states.clear();
+    for (const state of states) state.end(error);
+  }
+}
+
+/**
+ * A connection with a dask scheduler, made by {@linkcode connect}. It is an executor, as `AsyncExecutor` is: the same
+ * graphs give the same answers, here on a cluster.
+ */
+export class Client implements Executor {
+  readonly #core: Core;
+  /** Options for every task that is submitted through this face, or null. */
+  readonly #defaults: TaskOptions | null;
+
+  /** @internal Use {@linkcode connect}. */
+  constructor(core: unknown, defaults: TaskOptions | null) {
+    if (!(core instanceof Core)) throw new TypeError("Cannot make a Client: use connect()");
+    this.#core = core;
+    this.#defaults = defaults;
+  }
+
+  /** The id under which the scheduler knows this client. */
+  get id(): string {
+    return this.#core.id;
+  }
+
+  /** Address of the scheduler. */
+  get scheduler(): string {
+    return this.#core.address;
+  }
+
+  /**
+   * The scheduler's dashboard.
+   *
+   * @throws {DaskError} when it has none.
+   */
+  get dashboard(): URL {
+    const { address, dashboardPort } = this.#core;
+    if (dashboardPort === null) {
+      throw new DaskError(
+        `The scheduler at ${address} has no dashboard: start it without --no-dashboard, with bokeh installed`,
+      );
+    }
+    const { host } = parseAddress(address);
+    return new URL(`http://${host.includes(":") ? `[${host}]` : host}:${dashboardPort}/status`);
+  }
+
+  /**
+   * The same client with options for every task that is submitted through it, below those of the tasks themselves
+   * (dask's `annotate`).
+   *
+   * @example
+   * ```ts ignore
+   * const patient = client.with({ retries: 3, priority: -1 });
+   * ```
+   */
+  with(options: TaskOptions): Client {
+    checkOptions(options, "with");
+    if (options.key !== undefined) {
+      throw new TypeError('Cannot use the option "key" of with: keys are of one task');
+    }
+    return new Client(this.#core, { ...this.#defaults, ...options });
+  }
+
+  /**
+   * Submits the graph behind a node, or one call of a self-contained function, and returns at once.
+   *
+   * Nodes that this client holds futures of are not sent again. Options bind the submitted node, not those that it
+   * depends on. `signal` cancels the task.
+   *
+   * @throws {SerializationError} when an argument cannot travel; its `path` names it.
+   * @throws {TypeError} for options and arguments that make no sense. @throws {DaskError} when the client is closed.
+   * @example
+   * ```ts ignore
+   * const sum = client.submit(t.add(1, 2), { retries: 2, signal: AbortSignal.timeout(5_000) });
+   * const twice = client.submit((x: number) => 2 * x, [sum]);
+   * console.log(await twice.result()); // 6
+   * ```
+   */
+  submit<T>(node: Op<T>, options?: TaskOptions): Future<T>;
+  submit<A extends unknown[], R>(
+    selfContained: (...args: A) => R,
+    args: LiftAll<A>,
+    options?: TaskOptions,
+  ): Future<Result<R>>;
+  submit(
+    what: AnyOp | ((...args: unknown[]) => unknown),
+    second: TaskOptions | readonly unknown[] = NO_OPTIONS,
+    third: TaskOptions = NO_OPTIONS,
+  ): Future<unknown> {
+    this.#core.open("submit");
+    if (typeof what === "function") {
+      if (!Array.isArray(second)) {
+        throw new TypeError(
+          `Cannot submit a function: expected its arguments as an array, got ${describe(second)}; write ` +
+            `submit(f, [a, b])`,
+        );
+      }
+      checkOptions(third, "submit");
+      return this.#submitOne(op(what, ...second as unknown[]), third);
+    }
+    if (!isOp(what)) {
+      throw new TypeError(`Cannot submit: expected an Op or a function, got ${describe(what)}`);
+    }
+    checkOptions(second, "submit");
+    return this.#submitOne(what, second as TaskOptions);
+  }
+
+  /**
+   * Submits one node for each item, as one graph.
+   *
+   * @param items An iterable; or an async iterable, which is read as results come: at most `maxPending` (default 64)
+   * tasks are under way or waiting to be taken.
+   * @returns The futures in the order of the items; of an async iterable an iterable of them, to be walked once.
+   * @example
+   * ```ts ignore
+   * const futures = client.map((i: number) => t.add(i, 1), [1, 2, 3]);
+   * console.log(await client.gather(futures)); // [2, 3, 4]
+   * ```
+   */
+  map<X, R>(fn: (item: X) => Op<R>, items: Iterable<X>, options?: TaskOptions): Future<R>[];
+  map<X, R>(
+    fn: (item: X) => Op<R>,
+    items: AsyncIterable<X>,
+    options?: TaskOptions & { readonly maxPending?: number },
+  ): AsyncIterableIterator<Future<R>>;
+  map<X, R>(
+    fn: (item: X) => Op<R>,
+    items: Iterable<X> | AsyncIterable<X>,
+    options: TaskOptions & { readonly maxPending?: number } = NO_OPTIONS,
+  ): Future<R>[] | AsyncIterableIterator<Future<R>> {
+    this.#core.open("map");
+    if (typeof fn !== "function") throw new TypeError(`Cannot map: expected a function, got ${describe(fn)}`);
+    if (typeof items === "object" && items !== null && Symbol.asyncIterator in items) {
+      checkOptions(options, "map", ["maxPending"]);
+      const { maxPending = PENDING_MAX, ...rest } = options;
+      if (!Number.isSafeInteger(maxPending) || maxPending < 1) {
+        throw new TypeError(
+          `Cannot use the option "maxPending" of map: expected an integer from 1, got ${maxPending}`,
+        );
+      }
+      return this.#mapAsync(fn, items, rest, maxPending);
+    }
+    checkOptions(options, "map");
+    if (
+      typeof items !== "string" &&
+      (typeof items !== "object" || items === null || !(Symbol.iterator in items))
+    ) {
+      throw new TypeError(`Cannot map: expected an iterable of items, got ${describe(items)}`);
+    }
+    const nodes: Op<R>[] = [];
+    for (const item of items as Iterable<X>) {
+      const node = fn(item);
+      if (!isOp(node)) {
+        throw new TypeError(
+          `Cannot map item ${nodes.length}: expected its function to give an Op, got ${describe(node)}`,
+        );
+      }
+      nodes.push(node);
+    }
+    return this.#submitAll(nodes, options) as Future<R>[];
+  }
+
+  /**
+   * Brings many values here, batched by the workers that hold them. Rejects with the first failure.
+   *
+   * @param options `signal` ends the waiting alone.
+   */
+  async gather<const L extends readonly Future<unknown>[]>(
+    futures: L,
+    options: Waiting = {},
+  ): Promise<Values<L>> {
+    this.#core.open("gather");
+    const signal = signalOf(options);
+    signal?.throwIfAborted();
+    const list = futuresOf(futures, "gather");
+    const borrowed: Future<unknown>[] = [];
+    try {
+      const values = list.map(async (future) => {
+        if (stateOf(future, "gather").owner === this.#core) return await future.result(options);
+        // The scheduler may hear of us before it hears of a task that another client has just submitted.
+        await wait([future], options);
+        const own = this.future(future.key);
+        borrowed.push(own);
+        return await own.result(options);
+      });
+      return await Promise.all(values) as Values<L>;
+    } finally {
+      for (const future of borrowed) future.release();
+    }
+  }
+
+  /**
+   * Puts a value onto the cluster, so that many tasks can use it and it travels once.
+   *
+   * @param options `workers` says where; `broadcast` puts a copy on each of them.
+   * @throws {SerializationError} when the value cannot travel. @throws {DaskError} when there is no worker.
+   */
+  async scatter<T>(
+    value: T,
+    options: { readonly broadcast?: boolean; readonly workers?: readonly string[] } = {},
+  ): Promise<Future<T>> {
+    this.#core.open("scatter");
+    const { broadcast = false, workers } = options;
+    if (typeof broadcast !== "boolean") {
+      throw new TypeError(
+        `Cannot use the option "broadcast" of scatter: expected true or false, got ${describe(broadcast)}`,
+      );
+    }
+    const places = workers === undefined ? null : addressesOf(workers, "scatter");
+    if (isOp(value) || value instanceof Future) {
+      throw new TypeError(`Cannot scatter ${describe(value)}: expected a value; submit it instead`);
+    }
+    const key = `data-${crypto.randomUUID().replaceAll("-", "")}`;
+    const payload = encodeValue(value);
+    // Through the scheduler: should a worker leave meanwhile, it is the scheduler that knows.
+    await this.#core.ask("scatter", {
+      data: new Map([[key, serialized(payload)]]),
+      workers: places,
+      client: this.id,
+      broadcast,
+      timeout: SCATTER_SECONDS,
+    });
+    this.#core.open("scatter");
+    const state = this.#core.want(key);
+    state.status = "finished";
+    this.#core.happened({ type: "scattered", key, want: state.want });
+    return newFuture<T>(state);
+  }
+
+  /**
+   * A future of a task that somebody else submitted, a client in Python perhaps. When the scheduler does not know the
+   * key, the future is cancelled.
+   */
+  future<T>(key: string): Future<T> {
+    this.#core.open("make a future");
+    if (typeof key !== "string" || key === "") {
+      throw new TypeError(`Cannot make a future: expected a key, got ${describe(key)}`);
+    }
+    keyToWire(key);
+    return newFuture<T>(this.#core.states.get(key) ?? this.#desire(key));
+  }
+
+  /**
+   * Stops tasks and all that depends on them. Nodes are those of futures that this client holds.
+   *
+   * @throws {TypeError} when one is neither a future nor a node.
+   */
+  async cancel(targets: Iterable<Future<unknown> | AnyOp>): Promise<void> {
+    this.#core.open("cancel");
+    if (typeof targets !== "object" || targets === null || !(Symbol.iterator in targets)) {
+      throw new TypeError(`Cannot cancel: expected futures or nodes, got ${describe(targets)}`);
+    }
+    for (const target of [...targets]) {
+      const key = isOp(target) || target instanceof Future ? target.key : null;
+      if (key === null) {
+        throw new TypeError(`Cannot cancel: expected futures or nodes, got ${describe(target)}`);
+      }
+      const state = this.#core.states.get(key);
+      if (state !== undefined) {
+        this.#core.happened({ type: "cancelled", key, want: state.want, reason: null });
+      }
+    }
+    await this.#core.settled();
+  }
+
+  /**
+   * Copies results to further workers: those of all futures of this client unless told otherwise.
+   *
+   * @param options `copies`: on how many workers each is to be. Default: on all.
+   */
+  async replicate(
+    futures?: readonly Future<unknown>[],
+    options: { readonly copies?: number } = {},
+  ): Promise<void> {
+    this.#core.open("replicate");
+    const { copies } = options;
+    if (copies !== undefined && (!Number.isSafeInteger(copies) || copies < 1)) {
+      throw new TypeError(
+        `Cannot use the option "copies" of replicate: expected an integer from 1, got ${describe(copies)}`,
+      );
+    }
+    const keys = await this.#finishedKeys(futures, "replicate");
+    if (keys.length === 0) return;
+    const reply = await this.#core.ask("replicate", {
+      keys: keys.map(keyToWire),
+      ...(copies === undefined ? {} : { n: copies }),
+    });
+    refusePartFailure(reply, "replicate");
+  }
+
+  /** Evens out how full the workers' memories are, by moving results: those of all futures unless told otherwise. */
+  async rebalance(futures?: readonly Future<unknown>[]): Promise<void> {
+    this.#core.open("rebalance");
+    const keys = await this.#finishedKeys(futures, "rebalance");
+    if (keys.length === 0) return;
+    refusePartFailure(await this.#core.ask("rebalance", { keys: keys.map(keyToWire) }), "rebalance");
+  }
+
+  /** Which workers hold which results: of some futures, or of all that the scheduler knows. Key to addresses. */
+  async whoHas(futures?: readonly Future<unknown>[]): Promise<ReadonlyMap<string, readonly string[]>> {
+    this.#core.open("ask who has what");
+    const keys = futures === undefined
+      ? null
+      : futuresOf(futures, "whoHas").map((future) => keyToWire(future.key));
+    return readKeyMap(await this.#core.ask("who_has", { keys }), "who_has", texts);
+  }
+
+  /** Which results are on which workers: on some, or on all. Address to keys. */
+  async hasWhat(workers?: readonly string[]): Promise<ReadonlyMap<string, readonly string[]>> {
+    this.#core.open("ask who has what");
+    const places = workers === undefined ? null : addressesOf(workers, "hasWhat");
+    return readKeyMap(await this.#core.ask("has_what", { workers: places }), "has_what", readKeys);
+  }
+
+  /** Which tasks each worker has been given and has not finished. Address to keys. */
+  async processing(): Promise<ReadonlyMap<string, readonly string[]>> {
+    return readKeyMap(await this.#core.ask("processing"), "processing", readKeys);
+  }
+
+  /** The scheduler, and who works for it. */
+  async schedulerInfo(): Promise<SchedulerInfo> {
+    return readSchedulerInfo(await this.#core.ask("identity"), this.#core.schedulerVersion);
+  }
+
+  /** The workers, ours and Python's. */
+  async workers(): Promise<readonly WorkerInfo[]> {
+    return (await this.schedulerInfo()).workers;
+  }
+
+  /** Waits until at least so many workers are there. `signal` ends the waiting. */
+  async waitForWorkers(count: number, options: Waiting = {}): Promise<void> {
+    this.#core.open("wait for workers");
+    if (!Number.isSafeInteger(count) || count < 0) {
+      throw new TypeError(`Cannot wait for workers: expected how many, an integer, got ${describe(count)}`);
+    }
+    await this.#core.waitForWorkers(count, signalOf(options));
+  }
+
+  /**
+   * Retires workers: their results move to others, then they end. Without addresses the scheduler chooses those that
+   * are not needed.
+   *
+   * @returns Those that were retired. A worker stays when nobody can take what it alone holds.
+   * @throws {DaskError} when an address is not that of a worker.
+   */
+  async retireWorkers(addresses?: readonly string[]): Promise<readonly string[]> {
+    this.#core.open("retire workers");
+    const workers = addresses === undefined ? null : await this.#knownWorkers(addresses, "retireWorkers");
+    const reply = await this.#core.ask("retire_workers", {
+      ...(workers === null ? {} : { workers }),
+      close_workers: true,
+      remove: true,
+      stimulus_id: this.#stimulus("retire-workers"),
+    });
+    return Object.keys(readRecord(reply, "retire_workers"));
+  }
+
+  /**
+   * Ends workers. Results that only they hold move to others where there are others, else they are computed again
+   * when they are needed.
+   *
+   * @returns Those that were ended.
+   * @throws {DaskError} when an address is not that of a worker; then none is ended.
+   */
+  async shutdownWorkers(addresses: readonly string[]): Promise<readonly string[]> {
+    this.#core.open("shut down workers");
+    const workers = await this.#knownWorkers(addresses, "shutdownWorkers");
+    const retired = new Set(workers.length === 0 ? [] : await this.retireWorkers(workers));
+    for (const address of workers) {
+      if (retired.has(address)) continue;
+      await this.#core.ask("unregister", { address, stimulus_id: this.#stimulus("shutdown-workers") });
+      retired.add(address);
+    }
+    return [...retired];
+  }
+
+  /** How far some futures are, each time that changes; ends when all came to an end. */
+  async *progress(
+    futures: Iterable<Future<unknown>>,
+  ): AsyncIterableIterator<{ readonly done: number; readonly erred: number; readonly total: number }> {
+    this.#core.open("watch the progress");
+    const list = futuresOf(futures, "progress");
+    const count = () => ({
+      done: list.filter((future) => future.status !== "pending").length,
+      erred: list.filter((future) => future.status !== "pending" && future.status !== "finished").length,
+      total: list.length,
+    });
+    let told = count();
+    yield told;
+    for await (const _ of asCompleted(list)) {
+      const now = count();
+      if (now.done === told.done && now.erred === told.erred) continue;
+      told = now;
+      yield told;
+    }
+  }
+
+  /**
+   * Runs the graph behind some nodes and gives their values in the order asked. Rejects with the first failure; the
+   * rest is cancelled then. The cluster may forget the results afterwards.
+   */
+  run(graph: DispatchGraph, options?: RunOptions): Promise<unknown[]>;
+  run<const L extends readonly AnyOp[]>(nodes: L, options?: RunOptions): Promise<Values<L>>;
+  async run(nodes: readonly AnyOp[] | DispatchGraph, options: RunOptions = NO_OPTIONS): Promise<unknown> {
+    const futures = this.#start(nodes, options, "run");
+    try {
+      return await Promise.all(futures.map((future) => future.result()));
+    } finally {
+      for (const future of futures) future.release();
+    }
+  }
+
+  /** As {@linkcode Client.run}, but always to the end; tells of each node how it ended. */
+  async runSettled<const L extends readonly AnyOp[]>(
+    nodes: L,
+    options: RunOptions = NO_OPTIONS,
+  ): Promise<Settled<L>> {
+    const futures = this.#start(nodes, options, "runSettled");
+    try {
+      // One outcome for each node, in order: what the type says.
+      return await Promise.all(futures.map((future) => future.settled())) as Settled<L>;
+    } finally {
+      for (const future of futures) future.release();
+    }
+  }
+
+  /** Gives up everything that this client wants: its futures are cancelled, its data may go. Workers stay. */
+  async reset(): Promise<void> {
+    this.#core.open("reset");
+    this.#core.happened({ type: "reset" });
+    await this.#core.settled();
+  }
+
+  /**
+   * Ends this client: its keys are released, those who wait are refused. Scheduler and workers live on. Values that
+   * were read stay with their futures. May be called twice.
+   */
+  async close(): Promise<void> {
+    await this.#core.close();
+  }
+
+  /** As {@linkcode Client.close}: `await using client = …`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  /** `Client(tcp://127.0.0.1:8786)`. */
+  toString(): string {
+    return `Client(${this.#core.address}${this.#core.ended === null ? "" : ", closed"})`;
+  }
+
+  [Symbol.for("Deno.customInspect")](): string {
+    return this.toString();
+  }
+
+  // --- Submitting ---
+
+  #start(nodes: readonly AnyOp[] | DispatchGraph, options: RunOptions, call: string): Future<unknown>[] {
+    this.#core.open(call);
+    checkOptions(options, call, ["inputs"]);
+    const outputs = nodes instanceof DispatchGraph ? nodes.leaves : nodes;
+    if (!Array.isArray(outputs)) {
+      throw new TypeError(`Cannot ${call}: expected a list of nodes, got ${describe(nodes)}`);
+    }
+    const { inputs, ...rest } = options;
+    return this.#submitAll(outputs, options === NO_OPTIONS ? NO_OPTIONS : rest, inputs);
+  }
+
+  /** A key that is held already, asked for under other restrictions, is another task. */
+  #submitOne(node: AnyOp, options: TaskOptions): Future<unknown> {
+    const key = this.#restrictedOtherwise(node, options);
+    const fresh = key !== null && options.key === undefined;
+    const [future] = this.#submitAll([node], fresh ? { ...options, pure: false } : options);
+    return future!;
+  }
+
+  /** The key of a node that this client holds already, under other restrictions than those asked for now; or null. */
+  #restrictedOtherwise(node: AnyOp, options: TaskOptions): Key | null {
+    const { states } = this.#core;
+    if (states.size === 0 || options.pure === false) return null;
+    // Nodes are opaque to users only.
+    const { options: own = NO_OPTIONS } = node as unknown as { readonly options?: TaskOptions };
+    const plain = options === NO_OPTIONS && this.#defaults === null;
+    const { restrictions } = tell(plain ? own : { ...this.#defaults, ...own, ...options });
+    if (restrictions === "") return null;
+    const state = states.get(options.key ?? node.key);
+    return state === undefined || restrictions === state.restrictions ? null : state.key;
+  }
+
+  #submitAll(
+    nodes: readonly AnyOp[],
+    options: TaskOptions,
+    inputs?: ReadonlyMap<AnyOp, unknown>,
+  ): Future<unknown>[] {
+    const signal = options.signal ?? this.#defaults?.signal;
+    signal?.throwIfAborted();
+    const core = this.#core;
+    for (const node of inputs === undefined ? nodes : []) {
+      const key = isOp(node) ? this.#restrictedOtherwise(node, options) : null;
+      if (key === null) continue;
+      core.logger.log(
+        "warning",
+        `Task "${
+          keyText(key)
+        }" is there already, with other restrictions; those of this submission are not used: ` +
+          `release its futures first, or give it another key`,
+      );
+    }
+    const context: LowerContext = {
+      held: (key) => core.states.has(key),
+      ...(options === NO_OPTIONS ? {} : { options }),
+      ...(this.#defaults === null ? {} : { defaults: this.#defaults }),
+      ...(inputs === undefined ? {} : { inputs }),
+    };
+    const lowered = lower(nodes, context);
+    const futures = this.#enter(lowered);
+    if (signal !== undefined) { for (const future of futures) cancelOnAbort(future, signal); }
+    return futures;
+  }
+
+  #enter({ tasks, outputs, priorities }: LoweredGraph): Future<unknown>[] {
+    const core = this.#core;
+    const submitted: SubmittedTask[] = new Array(tasks.length);
+    const restrictions = new Map<Key, string>();
+    const code: Key[] = [];
+    let policies: Map<Key, RetryPolicy> | null = null;
+    for (let i = 0; i < tasks.length; i++) {
+      const task = tasks[i]!;
+      const { key, label, dependencies, options } = task;
+      const told = tell(options);
+      if (told.restrictions !== "") restrictions.set(key, told.restrictions);
+      if (options.retryOn !== undefined) {
+        const { retries: left = RETRIES_WITH_RETRY_ON, retryOn } = options;
+        (policies ??= new Map()).set(key, { left, retryOn });
+      }
+      if (isCode(task)) code.push(key);
+      submitted[i] = {
+        key,
+        function: CALL_PREFIX + label,
+        payload: encoded(task),
+        dependencies,
+        order: priorities.get(key) ?? i,
+        annotations: told.annotations,
+        signature: told.signature,
+      };
+    }
+    // Nothing can fail from here on.
+    const wants: Want[] = [];
+    const made = new Set(tasks.length === 0 ? [] : tasks.map(({ key }) => key));
+    const want = (key: Key, isCode: boolean): KeyState => {
+      const state = core.want(key, { policies, restrictions: restrictions.get(key) ?? "", isCode });
+      wants.push({ key, want: state.want });
+      return state;
+    };
+    // Code is kept for the tasks to come: it would have to be sent with each graph.
+    for (const key of code) want(key, true).hold();
+    const futures = outputs.map((key) => {
+      const state = core.states.get(key) ?? (made.has(key) ? want(key, false) : this.#desire(key));
+      return newFuture<unknown>(state);
+    });
+    if (submitted.length > 0) core.happened({ type: "submitted", tasks: submitted, wants });
+    return futures;
+  }
+
+  #desire(key: Key): KeyState {
+    const state = this.#core.want(key);
+    this.#core.happened({ type: "desired", key, want: state.want });
+    return state;
+  }
+
+  async *#mapAsync<X, R>(
+    fn: (item: X) => Op<R>,
+    items: AsyncIterable<X>,
+    options: TaskOptions,
+    maxPending: number,
+  ): AsyncIterableIterator<Future<R>> {
+    const source = items[Symbol.asyncIterator]();
+    const ready: Future<R>[] = [];
+    let changed = Promise.withResolvers<void>();
+    const wake = (): void => {
+      changed.resolve();
+      changed = Promise.withResolvers<void>();
+    };
+    let pending = 0;
+    let stopped = false;
+    let failure: { readonly error: unknown } | null = null;
+    let ended = false;
+    const pump = async (): Promise<void> => {
+      try {
+        while (!stopped) {
+          if (pending + ready.filter((future) => future.status !== "pending").length >= maxPending) {
+            await changed.promise;
+            continue;
+          }
+          const next = await source.next();
+          if (stopped) break;
+          if (next.done === true) break;
+          const [future] = this.map(fn, [next.value], options) as [Future<R>];
+          const state = stateOf(future, "map's future");
+          pending++;
+          const look = (): void => {
+            if (!state.isDone && state.owner.ended === null) return;
+            unlisten();
+            pending--;
+            wake();
+          };
+          const unlisten = state.listen(look);
+          look();
+          ready.push(future);
+          wake();
+        }
+      } catch (error) {
+        failure = { error };
+      } finally {
+        ended = true;
+        wake();
+      }
+    };
+    const pumping = pump();
+    try {
+      for (;;) {
+        const future = ready.shift();
+        if (future !== undefined) {
+          wake();
+          yield future;
+        } else if (failure !== null) {
+          throw (failure as { readonly error: unknown }).error;
+        } else if (ended) return;
+        else await changed.promise;
+      }
+    } finally {
+      stopped = true;
+      wake();
+      for (const future of ready) future.release();
+      if (!ended) await source.return?.();
+      await pumping;
+    }
+  }
+
+  // --- The rest ---
+
+  async #finishedKeys(
+    futures: readonly Future<unknown>[] | undefined,
+    call: string,
+  ): Promise<readonly Key[]> {
+    const states = futures === undefined
+      ? [...this.#core.states.values()].filter((state) => !state.isCode)
+      : futuresOf(futures, call).map((future) => stateOf(future, call));
+    const held = states.map((state) => newFuture<unknown>(state));
+    try {
+      await wait(held);
+      return states.filter(({ status }) => status === "finished").map(({ key }) => key);
+    } finally {
+      for (const future of held) future.release();
+    }
+  }
+
+  async #knownWorkers(addresses: readonly string[], call: string): Promise<readonly string[]> {
+    const wanted = addressesOf(addresses, call);
+    const there = new Set((await this.workers()).map(({ address }) => address));
+    const unknown = wanted.filter((address) => !there.has(address));
+    if (unknown.length === 0) return [...new Set(wanted)];
+    throw new DaskError(
+      `Cannot ${call === "retireWorkers" ? "retire" : "shut down"} ${
+        unknown.join(", ")
+      }: no such worker; there are ` +
+        `${there.size === 0 ? "none" : [...there].join(", ")}`,
+    );
+  }
+
+  #stimulus(name: string): string {
+    return `${name}-${crypto.randomUUID()}`;
+  }
+}
+
+function isCode({ call }: LoweredTask): boolean {
+  return call.function.kind === "builtin" && call.function.name === "bundle";
+}
+
+function encoded(task: LoweredTask): Uint8Array {
+  try {
+    return encodeCall(task.call);
+  } catch (error) {
+    if (!(error instanceof SerializationError)) throw error;
+    throw new SerializationError(`Cannot submit "${keyText(task.key)}": ${error.message}`, error.path, {
+      cause: error,
+    });
+  }
+}
+
+function cancelOnAbort(future: Future<unknown>, signal: AbortSignal): void {
+  const state = stateOf(future, "the future");
+  const { key, want, owner } = state;
+  const onAbort = (): void => {
+    unlisten();
+    const { reason } = signal;
+    const text = reason instanceof Error ? reason.message : String(reason);
+    if (owner.ended === null) owner.happened({ type: "cancelled", key, want, reason: text });
+  };
+  const unlisten = state.listen(() => {
+    if (!state.isDone && owner.ended === null) return;
+    unlisten();
+    signal.removeEventListener("abort", onAbort);
+  });
+  signal.addEventListener("abort", onAbort, { once: true });
+}
+
+function addressesOf(addresses: unknown, call: string): readonly string[] {
+  if (!Array.isArray(addresses)) {
+    throw new TypeError(`Cannot use the addresses of ${call}: expected a list, got ${describe(addresses)}`);
+  }
+  return addresses.map((address) => {
+    if (typeof address !== "string") {
+      throw new TypeError(`Cannot use an address of ${call}: expected a text, got ${describe(address)}`);
+    }
+    return normalizeAddress(address);
+  });
+}
+
+function texts(value: unknown, path: string): readonly string[] {
+  return readArray(value, path, readString);
+}
+
+function refusePartFailure(reply: unknown, call: string): void {
+  const fields = readNullable(reply, call, readRecord);
+  if (fields === null || fields["status"] === "OK") return;
+  const keys = readNullable(fields["keys"], `${call}.keys`, readKeys);
+  throw new DaskError(
+    `Could not ${call} all results: ${
+      keys === null ? JSON.stringify(fields["status"]) : keys.map(keyText).join(", ")
+    }; ` +
+      `workers left meanwhile, or the results did`,
+  );
+}

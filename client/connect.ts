@@ -1,0 +1,181 @@
+/**
+ * Finds a scheduler and shakes hands with it: address, versions, who works there, registration.
+ *
+ * @module
+ */
+import type { Logger } from "../base/log.ts";
+import { type Channel, connectChannel } from "../comm/channel.ts";
+import type { Transport } from "../comm/comm.ts";
+import type { RpcPool } from "../comm/pool.ts";
+import { normalizeAddress, SCHEDULER_PORT } from "../protocol/address.ts";
+import { CommClosedError, DaskError } from "../protocol/errors.ts";
+import { readRecord } from "../protocol/read.ts";
+import { readDashboardPort, readVersion, readWorkers } from "./identity.ts";
+import type { WorkerInfo } from "./messages.ts";
+
+/** Time for the whole of connecting unless told otherwise, ms. */
+export const CONNECT_MS = 30_000;
+/** Releases of `distributed` from this one on speak as this client does. */
+const OLDEST = [2025, 4, 0] as const;
+/** The newest release that was tried, by year and month. */
+const NEWEST = [2026, 8] as const;
+
+/** Where the scheduler may be found. */
+export interface SchedulerPlace {
+  readonly address?: string;
+  readonly schedulerFile?: string | URL;
+}
+
+/**
+ * The address of the scheduler: the one given, else that of `DASK_SCHEDULER_ADDRESS`, else that in the scheduler
+ * file, else `tcp://127.0.0.1:8786`.
+ *
+ * @throws {TypeError} when the text is no address. @throws {DaskError} when the file cannot be used.
+ */
+export function schedulerAddress(place: SchedulerPlace): string {
+  const address = place.address ?? addressFromEnvironment() ?? addressFromFile(place.schedulerFile) ??
+    "127.0.0.1";
+  if (typeof address !== "string") {
+    throw new TypeError(`Cannot read the option "address": expected a text such as "tcp://host:8786"`);
+  }
+  return normalizeAddress(address, { defaultPort: SCHEDULER_PORT });
+}
+
+function addressFromEnvironment(): string | undefined {
+  try {
+    return Deno.env.get("DASK_SCHEDULER_ADDRESS") || undefined;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) return undefined; // then it cannot have been meant for us
+    throw error;
+  }
+}
+
+function addressFromFile(file: string | URL | undefined): string | undefined {
+  if (file === undefined) return undefined;
+  let address: unknown;
+  try {
+    ({ address } = JSON.parse(Deno.readTextFileSync(file)) as { address?: unknown });
+  } catch (cause) {
+    throw new DaskError(
+      `Cannot read the scheduler file "${file}": ${
+        (cause as Error).message
+      }; is the scheduler running with ` +
+        `--scheduler-file?`,
+      { cause },
+    );
+  }
+  if (typeof address === "string") return address;
+  throw new DaskError(`Cannot use the scheduler file "${file}": it has no "address"`);
+}
+
+/** What the handshake needs. */
+export interface HandshakeOptions {
+  readonly transport: Transport;
+  readonly scheduler: RpcPool;
+  readonly address: string;
+  readonly clientId: string;
+  readonly timeoutMs: number;
+  readonly signal: AbortSignal;
+  readonly logger: Logger;
+}
+
+/** A scheduler that knows us. */
+export interface Registered {
+  readonly stream: Channel;
+  readonly workers: readonly WorkerInfo[];
+  /** Version of `distributed`. */
+  readonly version: string;
+  readonly dashboardPort: number | null;
+}
+
+/**
+ * Connects and registers.
+ *
+ * @throws {CommClosedError} that names the address and the way out. @throws {DaskError} when the release does not fit.
+ */
+export async function register(options: HandshakeOptions): Promise<Registered> {
+  const { transport, scheduler, address, clientId, timeoutMs, logger } = options;
+  const late = new CommClosedError(
+    `Cannot connect to the scheduler at ${address}: no answer within ${timeoutMs} ms; is it a dask scheduler, and does ` +
+      `it run?`,
+    address,
+  );
+  // Whatever takes the time, this ends it.
+  const timeout = new AbortController();
+  const timer = setTimeout(() => timeout.abort(late), timeoutMs);
+  const signal = AbortSignal.any([options.signal, timeout.signal]);
+  let stream: Channel | null = null;
+  try {
+    stream = await connectChannel(transport, address, { timeoutMs, signal });
+    const versions = await scheduler.call(address, { op: "versions" }, { signal });
+    const version = readVersion(versions);
+    checkVersion(version, address, logger);
+    const identity = await scheduler.call(address, { op: "identity" }, { signal });
+    // The scheduler's own versions: they fit, and nobody is told that ours do not.
+    stream.send({ op: "register-client", client: clientId, versions, reply: false });
+    const stop = stream;
+    const onAbort = (): void => stop.abort();
+    signal.addEventListener("abort", onAbort, { once: true });
+    const first = await stream.receive().finally(() => signal.removeEventListener("abort", onAbort));
+    readStart(first?.message, address);
+    return { stream, workers: readWorkers(identity), version, dashboardPort: readDashboardPort(identity) };
+  } catch (error) {
+    stream?.abort();
+    if (options.signal.aborted) throw options.signal.reason;
+    if (timeout.signal.aborted) throw late;
+    throw error;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function readStart(message: unknown, address: string): void {
+  const [start] = Array.isArray(message) ? message : [message];
+  const fields = start === undefined || start === null ? {} : readRecord(start, "stream-start");
+  if (fields["op"] !== "stream-start") {
+    throw new CommClosedError(
+      `Cannot register with ${address}: expected "stream-start", got ${
+        JSON.stringify(fields["op"])
+      }; is it a dask ` +
+        `scheduler?`,
+      address,
+    );
+  }
+  const { error } = fields;
+  if (typeof error === "string" && error !== "") {
+    throw new DaskError(`Cannot register with the scheduler at ${address}: ${error}`);
+  }
+}
+
+function checkVersion(version: string, address: string, logger: Logger): void {
+  const parts = /^(\d+)\.(\d+)(?:\.(\d+))?/.exec(version);
+  if (parts === null) {
+    return logger.log(
+      "warning",
+      `The scheduler at ${address} has the unknown version "${version}"; going on`,
+    );
+  }
+  const [year, month, patch] = parts.slice(1).map((part) => Number(part ?? 0)) as [number, number, number];
+  if (compare([year, month, patch], OLDEST) < 0) {
+    throw new DaskError(
+      `Cannot work with the scheduler at ${address}: it runs dask ${version}, expected ${
+        OLDEST.join(".")
+      } or later; ` +
+        `upgrade it by "pip install --upgrade distributed"`,
+    );
+  }
+  if (compare([year, month], NEWEST) > 0) {
+    logger.log(
+      "warning",
+      `The scheduler at ${address} runs dask ${version}, newer than ${
+        NEWEST.join(".")
+      }, the last release that this ` +
+        `client was tried with; going on`,
+    );
+  }
+}
+
+function compare(a: readonly number[], b: readonly number[]): number {
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return a[i]! - b[i]!;
+  return 0;
+}

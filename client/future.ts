@@ -1,0 +1,564 @@
+/**
+ * Futures: handles on results that stay on the cluster. A future is not a promise: reading one is a transfer, so it is
+ * written out, and a future can be returned from an `async` function without being fetched.
+ *
+ * The law: all futures of one key share one {@linkcode KeyState}; the key is wanted while one of them is neither
+ * released nor collected as garbage. A promise that a future gave keeps the future.
+ *
+ * @module
+ */
+import { FUTURE, type Waiting } from "../dispatch/node.ts";
+import { CancelledError, DaskError, TaskError } from "../protocol/errors.ts";
+import { keyText } from "../protocol/key.ts";
+import type { Payload } from "../protocol/payload.ts";
+import { decodeValue } from "../protocol/value.ts";
+import { endedError, type Failure, failureError } from "./failures.ts";
+import type { ClientEvent, Key } from "./machine/events.ts";
+import type { FutureStatus } from "./machine/instructions.ts";
+import type { Diagnosis, News } from "./messages.ts";
+
+export type { FutureStatus };
+
+/** What the states of keys need of their client. */
+export interface KeyOwner {
+  readonly schedulerVersion: string;
+  /** Why nothing can be asked any more, or null. */
+  readonly ended: Error | null;
+  /** Tells the actor, with all else that happens in this turn. */
+  happened(event: ClientEvent): void;
+  /** Resolves when the actor has done all that was told. */
+  settled(): Promise<void>;
+  diagnose(key: Key, lost: boolean): Promise<Diagnosis>;
+  /** The last future of a key is gone. */
+  forget(state: KeyState): void;
+}
+
+/** Runs a failed task again from here, as long as `left` lasts and `retryOn` says so. */
+export interface RetryPolicy {
+  left: number;
+  readonly retryOn: (error: TaskError) => boolean;
+}
+
+/** What is known here of one want of a key. */
+export class KeyState {
+  readonly key: Key;
+  readonly want: number;
+  readonly owner: KeyOwner;
+  /** Retries that are decided here, by the key of the task that failed. */
+  readonly policies: ReadonlyMap<Key, RetryPolicy> | null;
+  /** Where and how it may run, as a text; `""` means anywhere. */
+  readonly restrictions: string;
+  /** It is the code of tasks, wanted by the client itself. */
+  readonly isCode: boolean;
+  status: FutureStatus = "pending";
+  /** Why it was cancelled or lost. */
+  #reason: string | null = null;
+  #failure: Failure | null = null;
+  #error: Promise<DaskError> | null = null;
+  /** Futures that are neither released nor collected. */
+  #futures = 0;
+  /** The value, once somebody asked for it. */
+  #value: PromiseWithResolvers<unknown> | null = null;
+  #valueHere = false;
+  /** Callers of `value` that wait. */
+  #waiting = 0;
+  readonly #listeners = new Set<() => void>();
+
+  constructor(
+    key: Key,
+    want: number,
+    owner: KeyOwner,
+    details: {
+      readonly policies?: ReadonlyMap<Key, RetryPolicy> | null;
+      readonly restrictions?: string;
+      readonly isCode?: boolean;
+    } = {},
+  ) {
+    this.key = key;
+    this.want = want;
+    this.owner = owner;
+    this.policies = details.policies ?? null;
+    this.restrictions = details.restrictions ?? "";
+    this.isCode = details.isCode ?? false;
+  }
+
+  /** Whether it came to some end: a result, a failure, or none. */
+  get isDone(): boolean {
+    return this.status !== "pending";
+  }
+
+  hold(): void {
+    this.#futures++;
+  }
+
+  /** One future less. */
+  drop(): void {
+    if (--this.#futures > 0) return;
+    this.owner.forget(this);
+    if (this.owner.ended === null) this.owner.happened({ type: "released", key: this.key, want: this.want });
+  }
+
+  /** Calls `listener` when the status changes or the client ends; gives the way to stop that. */
+  listen(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** The value, or its error. */
+  value(signal: AbortSignal | undefined): Promise<unknown> {
+    if (this.#valueHere) return this.#value!.promise;
+    if (this.status === "error") return this.error().then((error) => Promise.reject(error));
+    if (this.status === "cancelled" || this.status === "lost") {
+      return Promise.reject(endedError(this.key, this.status, this.#reason));
+    }
+    const { ended } = this.owner;
+    if (ended !== null) return Promise.reject(ended);
+    if (this.#value === null) {
+      this.#value = Promise.withResolvers();
+      this.#value.promise.catch(() => {}); // those who wait hear of it
+      this.owner.happened({ type: "value-wanted", key: this.key, want: this.want });
+    }
+    const { promise } = this.#value;
+    if (signal === undefined) {
+      this.#waiting = Infinity;
+      return promise;
+    }
+    this.#waiting++;
+    return abortable(promise, signal, () => {
+      if (--this.#waiting > 0 || this.#value?.promise !== promise || this.#valueHere) return;
+      this.#value = null;
+      if (this.owner.ended === null) {
+        this.owner.happened({ type: "value-unwanted", key: this.key, want: this.want });
+      }
+    });
+  }
+
+  /** The error of a failed task. */
+  error(): Promise<DaskError> {
+    return this.#error ??= failureError(
+      this.key,
+      this.#failure!,
+      (lost) => this.owner.diagnose(this.key, lost),
+      this.owner.schedulerVersion,
+    );
+  }
+
+  /** Takes news; those for another want of the key are not for this. */
+  take(news: News): void {
+    switch (news.type) {
+      case "status":
+        this.status = news.status;
+        this.#failure = null;
+        this.#error = null;
+        this.#reason = news.reason;
+        if (news.status === "cancelled" || news.status === "lost") {
+          this.owner.forget(this);
+          this.#refuse(endedError(this.key, news.status, news.reason));
+        }
+        break;
+      case "failed":
+        this.#failure = news;
+        this.#error = null;
+        if (this.policies !== null) {
+          this.#retryOrFail(news, this.policies);
+          return;
+        }
+        this.#fail();
+        return;
+      case "value":
+        return this.#keep(news.payload);
+    }
+    this.#tellListeners();
+  }
+
+  /** The client ended; nothing will come any more. */
+  end(error: Error): void {
+    this.#refuse(error);
+    this.#tellListeners();
+  }
+
+  #keep(payload: Payload): void {
+    this.#value ??= Promise.withResolvers();
+    try {
+      this.#value.resolve(decodeValue(inMemory(payload)));
+      this.#valueHere = true;
+    } catch (error) {
+      this.#refuse(error);
+    }
+  }
+
+  #refuse(error: unknown): void {
+    if (this.#value === null || this.#valueHere) return;
+    this.#value.reject(error);
+    this.#value = null;
+    this.#waiting = 0;
+  }
+
+  #fail(): void {
+    this.status = "error";
+    if (this.#value !== null && !this.#valueHere) {
+      const value = this.#value;
+      this.#value = null;
+      this.#waiting = 0;
+      this.error().then(value.reject);
+    }
+    this.#tellListeners();
+  }
+
+  /** To the outside the task is pending until it is decided that it stays failed. */
+  async #retryOrFail(failure: Failure, policies: ReadonlyMap<Key, RetryPolicy>): Promise<void> {
+    const error = await this.error();
+    if (this.#failure !== failure || this.owner.ended !== null) return;
+    const policy = error instanceof TaskError ? policies.get(originOf(error)) : undefined;
+    let again = false;
+    try {
+      again = policy !== undefined && policy.left > 0 && policy.retryOn(error as TaskError);
+    } catch (thrown) {
+      // A predicate that throws decides nothing; its error is shown with the failure.
+      this.#error = Promise.resolve(
+        new DaskError(
+          `The retryOn of task "${keyText(this.key)}" threw: ${String(thrown)}. ${error.message}`,
+          {
+            cause: error,
+          },
+        ),
+      );
+    }
+    if (!again) return this.#fail();
+    policy!.left--;
+    this.owner.happened({ type: "retried", key: this.key, want: this.want });
+    if (this.#value !== null) this.owner.happened({ type: "value-wanted", key: this.key, want: this.want });
+  }
+
+  #tellListeners(): void {
+    for (const listener of [...this.#listeners]) listener();
+  }
+}
+
+function originOf(error: TaskError): Key {
+  return "origin" in error && typeof error.origin === "string" ? error.origin : error.key;
+}
+
+function inMemory(payload: Payload): { header: Uint8Array; frames: readonly Uint8Array[] } {
+  // The client's connections put all frames into memory.
+  return payload as { header: Uint8Array; frames: readonly Uint8Array[] };
+}
+
+/** Futures that became unreachable give up their share in the key. */
+const collected = new FinalizationRegistry<KeyState>((state) => state.drop());
+const NEW = Symbol("new");
+
+/**
+ * A handle on a result that stays on the cluster.
+ *
+ * The key is wanted until all futures of it are released, by {@linkcode Future.release}, by `using`, or because
+ * nothing refers to them any more; then the cluster may forget the result.
+ *
+ * @example
+ * ```ts ignore
+ * using future = client.submit(t.add(1, 2));
+ * console.log(future.status, await future.result());
+ * ```
+ */
+export class Future<T> implements Disposable {
+  readonly #state: KeyState;
+  #released = false;
+
+  /** Made by clients alone. */
+  constructor(state: KeyState, mark: typeof NEW) {
+    if (mark !== NEW) throw new TypeError("Cannot make a Future: submit a node instead");
+    this.#state = state;
+    state.hold();
+    collected.register(this, state, this);
+  }
+
+  /** Marks futures for the graph. */
+  get [FUTURE](): KeyState {
+    return this.#state;
+  }
+
+  /** The key under which scheduler, workers and dashboards know the task. */
+  get key(): string {
+    return this.#state.key;
+  }
+
+  /** What is known of the task at this moment. Never waits. */
+  get status(): FutureStatus {
+    return this.#state.status;
+  }
+
+  /**
+   * Waits for the task and brings its value here. The value is kept: asking again gives the same one.
+   *
+   * @param options `signal` ends the waiting alone; the task runs on.
+   * @throws {TaskError} when the task failed; {@linkcode DependencyError} when one that it depends on did;
+   * {@linkcode WorkerLostError} when the processes that ran it died.
+   * @throws {CancelledError} when it was cancelled, here or elsewhere.
+   * @throws {DaskError} when the client is closed, or the scheduler is lost.
+   */
+  async result(options: Waiting = {}): Promise<T> {
+    const signal = signalOf(options);
+    signal?.throwIfAborted();
+    if (this.#released && !this.#state.isDone) {
+      throw new DaskError(`Cannot wait for "${keyText(this.key)}": this future was released`);
+    }
+    try {
+      return await this.#state.value(signal) as T;
+    } finally {
+      // A use after the waiting: whoever waits keeps the future, and so the key.
+      void this.#released;
+    }
+  }
+
+  /**
+   * As {@linkcode Future.result}, as the outcome of the task: never rejects because the task failed or was cancelled.
+   */
+  async settled(options: Waiting = {}): Promise<PromiseSettledResult<T>> {
+    try {
+      return { status: "fulfilled", value: await this.result(options) };
+    } catch (reason) {
+      const { signal } = options;
+      if (signal?.aborted === true && reason === signal.reason) throw reason;
+      if (reason instanceof TaskError || reason instanceof CancelledError) {
+        return { status: "rejected", reason };
+      }
+      throw reason;
+    }
+  }
+
+  /**
+   * Stops the task, also when it runs already, and all that depends on it; results are dropped. Those who wait get a
+   * `CancelledError`. Tasks that another client wants run on for it.
+   *
+   * @param reason Stands in the text of the error.
+   */
+  async cancel(reason?: unknown): Promise<void> {
+    const { owner, key, want } = this.#state;
+    if (owner.ended !== null) throw owner.ended;
+    const text = reason === undefined ? null : reason instanceof Error ? reason.message : String(reason);
+    owner.happened({ type: "cancelled", key, want, reason: text });
+    await owner.settled();
+  }
+
+  /**
+   * Runs a failed task again, with those that it depends on where they failed.
+   *
+   * @throws {DaskError} when it has not failed.
+   */
+  async retry(): Promise<void> {
+    const { owner, key, want, status } = this.#state;
+    if (owner.ended !== null) throw owner.ended;
+    if (status !== "error") {
+      throw new DaskError(
+        `Cannot retry "${keyText(key)}": expected a task that failed, its status is "${status}"`,
+      );
+    }
+    owner.happened({ type: "retried", key, want });
+    await owner.settled();
+  }
+
+  /** The task runs to its end, even when all futures of it are released before. */
+  detach(): void {
+    const { owner, key, want } = this.#state;
+    if (owner.ended !== null) throw owner.ended;
+    owner.happened({ type: "detached", key, want });
+  }
+
+  /** Gives up the share of this future in the key. A value that was read before stays readable. Idempotent. */
+  release(): void {
+    if (this.#released) return;
+    this.#released = true;
+    collected.unregister(this);
+    this.#state.drop();
+  }
+
+  /** As {@linkcode Future.release}: `using future = …`. */
+  [Symbol.dispose](): void {
+    this.release();
+  }
+
+  /** `Future(finished, "add-…")`. */
+  toString(): string {
+    return `Future(${this.status}, ${JSON.stringify(keyText(this.key))})`;
+  }
+
+  [Symbol.for("Deno.customInspect")](): string {
+    return this.toString();
+  }
+}
+
+/** A future of a state. For clients. */
+export function newFuture<T>(state: KeyState): Future<T> {
+  return new Future<T>(state, NEW);
+}
+
+/** The state behind a future. Throws a `TypeError` that names `place`. */
+export function stateOf(future: unknown, place: string): KeyState {
+  if (future instanceof Future) return future[FUTURE];
+  throw new TypeError(`Cannot use ${place}: expected a Future, got ${describe(future)}`);
+}
+
+/** The futures of an iterable, each checked. */
+export function futuresOf<T>(futures: Iterable<Future<T>>, call: string): readonly Future<T>[] {
+  if (typeof futures !== "object" || futures === null || !(Symbol.iterator in futures)) {
+    throw new TypeError(`Cannot use the argument of ${call}: expected futures, got ${describe(futures)}`);
+  }
+  const list = [...futures];
+  list.forEach((future, i) => stateOf(future, `${call}'s future ${i}`));
+  return list;
+}
+
+/**
+ * Gives futures as they come to an end, whichever comes first.
+ *
+ * @param futures Futures of any clients.
+ * @param options `signal` ends the waiting.
+ * @returns An iterable to be walked once; `add` puts in another future while it is being walked.
+ * @example
+ * ```ts ignore
+ * for await (const future of asCompleted(client.map((i: number) => t.add(i, 1), [1, 2, 3]))) {
+ *   console.log(future.key, await future.result());
+ * }
+ * ```
+ */
+export function asCompleted<T>(
+  futures: Iterable<Future<T>>,
+  options: Waiting = {},
+): AsyncIterableIterator<Future<T>> & { add(future: Future<T>): void } {
+  const signal = signalOf(options);
+  const waiting = new Map<Future<T>, () => void>();
+  const done: Future<T>[] = [];
+  let wake: PromiseWithResolvers<void> | null = null;
+  const add = (future: Future<T>): void => {
+    const state = stateOf(future, "asCompleted's future");
+    if (waiting.has(future)) return;
+    const look = (): void => {
+      if (!state.isDone && state.owner.ended === null) return;
+      waiting.get(future)?.();
+      waiting.delete(future);
+      done.push(future);
+      wake?.resolve();
+    };
+    waiting.set(future, state.listen(look));
+    look();
+  };
+  const stop = (): void => {
+    for (const unlisten of waiting.values()) unlisten();
+    waiting.clear();
+    done.length = 0;
+  };
+  for (const future of futuresOf(futures, "asCompleted")) add(future);
+  return {
+    add,
+    [Symbol.asyncIterator]() {
+      return this;
+    },
+    async next() {
+      try {
+        for (;;) {
+          signal?.throwIfAborted();
+          const future = done.shift();
+          if (future !== undefined) {
+            const state = stateOf(future, "asCompleted's future");
+            if (!state.isDone) throw state.owner.ended;
+            return { done: false, value: future };
+          }
+          if (waiting.size === 0) return { done: true, value: undefined };
+          wake = Promise.withResolvers();
+          await (signal === undefined ? wake.promise : abortable(wake.promise, signal));
+        }
+      } catch (error) {
+        stop();
+        throw error;
+      }
+    },
+    return() {
+      stop();
+      return Promise.resolve({ done: true, value: undefined });
+    },
+  };
+}
+
+/** Options of {@linkcode wait}. */
+export interface WaitOptions extends Waiting {
+  /** `"all"` (default): all came to an end. `"first"`: one did. `"error"`: one failed, or all came to an end. */
+  readonly until?: "all" | "first" | "error";
+}
+
+/**
+ * Waits for futures without bringing their values here. It resolves, too, when tasks fail; their `status` tells.
+ *
+ * @throws {DaskError} when a client is closed, or its scheduler lost, before.
+ */
+export async function wait(futures: Iterable<Future<unknown>>, options: WaitOptions = {}): Promise<void> {
+  const { until = "all" } = options;
+  if (until !== "all" && until !== "first" && until !== "error") {
+    throw new TypeError(`Cannot wait until ${JSON.stringify(until)}: expected "all", "first" or "error"`);
+  }
+  const signal = signalOf(options);
+  signal?.throwIfAborted();
+  const states = futuresOf(futures, "wait").map((future) => stateOf(future, "wait's future"));
+  const done = Promise.withResolvers<void>();
+  const unlisten: (() => void)[] = [];
+  let pending = 0;
+  const isEnough = ({ status }: KeyState): boolean =>
+    until === "first" || (until === "error" && status !== "finished");
+  for (const state of states) {
+    if (state.isDone) {
+      if (isEnough(state)) done.resolve();
+      continue;
+    }
+    if (state.owner.ended !== null) done.reject(state.owner.ended);
+    pending++;
+    const stop = state.listen(() => {
+      if (state.owner.ended !== null && !state.isDone) return done.reject(state.owner.ended);
+      if (!state.isDone) return;
+      stop();
+      if (--pending === 0 || isEnough(state)) done.resolve();
+    });
+    unlisten.push(stop);
+  }
+  if (pending === 0) done.resolve();
+  try {
+    await (signal === undefined ? done.promise : abortable(done.promise, signal));
+  } finally {
+    for (const stop of unlisten) stop();
+    void futures; // whoever waits keeps the futures
+  }
+}
+
+/** `promise`, or the reason of `signal` when that comes first; `aborted` is called then. */
+export function abortable<T>(promise: Promise<T>, signal: AbortSignal, aborted?: () => void): Promise<T> {
+  if (signal.aborted) {
+    aborted?.();
+    return Promise.reject(signal.reason);
+  }
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => {
+      aborted?.();
+      reject(signal.reason);
+    };
+    signal.addEventListener("abort", onAbort, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+  });
+}
+
+/** The signal of some options, checked. */
+export function signalOf(options: Waiting): AbortSignal | undefined {
+  if (typeof options !== "object" || options === null) {
+    throw new TypeError(`Cannot read the options: expected an object, got ${describe(options)}`);
+  }
+  const { signal } = options;
+  if (signal === undefined || signal instanceof AbortSignal) return signal;
+  throw new TypeError(`Cannot read the option "signal": expected an AbortSignal, got ${describe(signal)}`);
+}
+
+/** What something is, for errors. */
+export function describe(value: unknown): string {
+  if (value === null || value === undefined) return String(value);
+  if (typeof value === "object") {
+    const name = value.constructor?.name;
+    return name === undefined || name === "Object" ? "an object" : `an object of class ${name}`;
+  }
+  return typeof value === "string" ? `the text ${JSON.stringify(value)}` : `a ${typeof value}`;
+}

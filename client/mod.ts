@@ -1,0 +1,7 @@
+/**
+ * The client: connect to a dask scheduler, submit graphs, hold futures, bring results here.
+ *
+ * @module
+ */
+export { Client, connect, type ConnectOptions, type SchedulerInfo, type WorkerInfo } from "./client.ts";
+export { asCompleted, Future, type FutureStatus, wait, type WaitOptions } from "./future.ts";

@@ -1,0 +1,126 @@
+/**
+ * Options of tasks, checked before anything is sent, and what of them the scheduler and the workers are told.
+ *
+ * @module
+ */
+import type { TaskOptions } from "../dispatch/mod.ts";
+import type { Annotations } from "./machine/events.ts";
+import { describe } from "./future.ts";
+
+/** Options as one `update-graph` carries them. */
+export interface Told {
+  readonly annotations: Annotations | null;
+  /** Equal texts mean equal annotations; `""` means none. */
+  readonly signature: string;
+  /** The part of it that decides where and how a task may run; `""` means anywhere. */
+  readonly restrictions: string;
+}
+
+const NOTHING: Told = { annotations: null, signature: "", restrictions: "" };
+
+/** How often a task with `retryOn` is repeated unless `retries` says otherwise. */
+export const RETRIES_WITH_RETRY_ON = 5;
+
+const CHECKS: { readonly [Name in keyof Required<TaskOptions>]: (value: unknown) => string | null } = {
+  key: (value) => typeof value === "string" && value !== "" ? null : "a text that is not empty",
+  pure: (value) => typeof value === "boolean" ? null : "true or false",
+  label: (value) => typeof value === "string" && value !== "" ? null : "a text that is not empty",
+  priority: (value) => typeof value === "number" && Number.isFinite(value) ? null : "a finite number",
+  timeout: (value) => typeof value === "number" && value > 0 ? null : "milliseconds, more than 0",
+  retries: (value) => Number.isSafeInteger(value) && (value as number) >= 0 ? null : "an integer from 0",
+  retryOn: (value) => typeof value === "function" ? null : "a function",
+  workers: (value) =>
+    isTexts(value) && value.length > 0 ? null : "addresses or names of workers, at least one",
+  allowOtherWorkers: (value) => typeof value === "boolean" ? null : "true or false",
+  resources: (value) => isResources(value) ? null : "an object of numbers from 0",
+  permissions: (value) =>
+    value === "none" || value === "inherit" || (typeof value === "object" && value !== null)
+      ? null
+      : 'permissions as Deno takes them, or "none", or "inherit"',
+  signal: (value) => value instanceof AbortSignal ? null : "an AbortSignal",
+};
+
+function isTexts(value: unknown): value is readonly string[] {
+  return Array.isArray(value) && value.every((item) => typeof item === "string" && item !== "");
+}
+
+function isResources(value: unknown): boolean {
+  return typeof value === "object" && value !== null && !Array.isArray(value) &&
+    Object.values(value).every((amount) =>
+      typeof amount === "number" && amount >= 0 && Number.isFinite(amount)
+    );
+}
+
+/**
+ * Checks options that a caller gave. `extra` are names that this call knows beside those of tasks.
+ *
+ * @throws {TypeError} that names the option.
+ */
+export function checkOptions(options: unknown, call: string, extra: readonly string[] = []): void {
+  if (options === NO_OPTIONS) return;
+  if (typeof options !== "object" || options === null || Array.isArray(options)) {
+    throw new TypeError(`Cannot read the options of ${call}: expected an object, got ${describe(options)}`);
+  }
+  for (const [name, value] of Object.entries(options)) {
+    if (value === undefined || extra.includes(name)) continue;
+    const check = Object.hasOwn(CHECKS, name) ? CHECKS[name as keyof typeof CHECKS] : undefined;
+    if (check === undefined) {
+      throw new TypeError(
+        `Cannot use the option "${name}" of ${call}: expected one of ${
+          [...Object.keys(CHECKS), ...extra].join(", ")
+        }`,
+      );
+    }
+    const expected = check(value);
+    if (expected !== null) {
+      throw new TypeError(
+        `Cannot use the option "${name}" of ${call}: expected ${expected}, got ${describe(value)}`,
+      );
+    }
+  }
+}
+
+/** No options; checked already. */
+export const NO_OPTIONS: TaskOptions = Object.freeze({});
+
+/** Options objects are shared by many nodes. */
+const told = new WeakMap<TaskOptions, Told>();
+
+/** What the cluster is told of the options of one task. */
+export function tell(options: TaskOptions): Told {
+  let known = told.get(options);
+  if (known === undefined) {
+    known = read(options);
+    told.set(options, known);
+  }
+  return known;
+}
+
+function read(options: TaskOptions): Told {
+  checkOptions(options, "a task");
+  const { workers, allowOtherWorkers, resources, retryOn, retries, priority, timeout, permissions } = options;
+  const restrictions = {
+    ...(workers === undefined ? {} : { workers: [...workers] }),
+    ...(allowOtherWorkers === undefined || workers === undefined ? {} : { allowOtherWorkers }),
+    ...(resources === undefined || Object.keys(resources).length === 0
+      ? {}
+      : { resources: sorted(resources) }),
+    ...(timeout === undefined || timeout === Infinity ? {} : { timeout }),
+    // URLs become texts.
+    ...(permissions === undefined ? {} : { permissions: JSON.parse(JSON.stringify(permissions)) as unknown }),
+  };
+  const annotations: Annotations = {
+    ...restrictions,
+    // With `retryOn` this client decides.
+    ...(retries === undefined || retries === 0 || retryOn !== undefined ? {} : { retries }),
+    ...(priority === undefined || priority === 0 ? {} : { priority }),
+  };
+  const signature = JSON.stringify(annotations);
+  if (signature === "{}") return NOTHING;
+  const restricted = JSON.stringify(restrictions);
+  return { annotations, signature, restrictions: restricted === "{}" ? "" : restricted };
+}
+
+function sorted(resources: Readonly<Record<string, number>>): Readonly<Record<string, number>> {
+  return Object.fromEntries(Object.entries(resources).sort(([a], [b]) => a < b ? -1 : 1));
+}

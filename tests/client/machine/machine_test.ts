@@ -1,0 +1,494 @@
+import { assert, assertEquals } from "@std/assert";
+import type { ClientEvent, SubmittedTask } from "../../../client/machine/events.ts";
+import type { Instruction, Notice, ToScheduler } from "../../../client/machine/instructions.ts";
+import { ClientMachine, NO_WORKERS_MS, RELEASES_MS } from "../../../client/machine/machine.ts";
+import { groupByAnnotations } from "../../../client/machine/graph_groups.ts";
+
+const ID = "Client-1";
+
+function task(key: string, dependencies: string[] = [], signature = ""): SubmittedTask {
+  const annotations = signature === "" ? null : { workers: [signature] };
+  return {
+    key,
+    function: "deno:op/f",
+    payload: new Uint8Array(),
+    dependencies,
+    order: 0,
+    annotations,
+    signature,
+  };
+}
+
+function submit(tasks: SubmittedTask[], wants: Record<string, number>): ClientEvent {
+  return {
+    type: "submitted",
+    tasks,
+    wants: Object.entries(wants).map(([key, want]) => ({ key, want })),
+  };
+}
+
+/** A machine with a stream, two TypeScript workers, and a graph form that is known already. */
+function connected(): ClientMachine {
+  const machine = new ClientMachine({ clientId: ID, validate: true });
+  machine.handle([{ type: "workers-changed", typescript: ["tcp://a:1", "tcp://b:1"], python: 0 }, {
+    type: "connected",
+  }]);
+  machine.handle([submit([task("first")], { first: 1_000 })]);
+  machine.handle([{ type: "graph-handled", stimulusId: `reconstruct-${ID}-1`, status: "OK" }]);
+  machine.handle([{ type: "released", key: "first", want: 1_000 }, { type: "timer", name: "releases" }]);
+  return machine;
+}
+
+function sent(instructions: readonly Instruction[]): readonly ToScheduler[] {
+  return instructions.flatMap((one) => one.type === "send" ? one.messages : []);
+}
+function notices(instructions: readonly Instruction[]): readonly Notice[] {
+  return instructions.flatMap((one) => one.type === "notify" ? one.notices : []);
+}
+function ops(instructions: readonly Instruction[]): string[] {
+  return sent(instructions).map((message) => {
+    if (message.op === "update-graph") {
+      return `graph ${message.tasks.map(({ key }) => key)} for ${message.keys}`;
+    }
+    if (message.op === "client-releases-keys") return `release ${message.keys}`;
+    if (message.op === "client-desires-keys") return `desire ${message.keys} as ${message.client ?? "me"}`;
+    if (message.op === "report-key") return `report ${message.key}`;
+    return message.op;
+  });
+}
+/** The time for gathering releases is over. */
+const RELEASES: ClientEvent = { type: "timer", name: "releases" };
+const memory = (key: string, holder: string | null = null): ClientEvent => ({
+  type: "key-in-memory",
+  key,
+  holder,
+});
+const erred = (key: string): ClientEvent => ({ type: "task-erred", key, exception: "boom", traceback: null });
+
+Deno.test("ClientMachine keeps what is submitted before the connection stands, and sends it in order", () => {
+  const machine = new ClientMachine({ clientId: ID, validate: true });
+  assertEquals(
+    machine.handle([submit([task("a")], { a: 1 }), { type: "released", key: "a", want: 1 }, {
+      type: "desired",
+      key: "x",
+      want: 2,
+    }]).filter(({ type }) => type !== "set-timer"),
+    [],
+  );
+  assertEquals(machine.handle([submit([task("b", ["x"])], { b: 3 })]), []);
+  assertEquals(ops(machine.handle([{ type: "connected" }, RELEASES])), [
+    "subscribe-topic",
+    "graph a for a",
+    "desire x as me",
+    "report x",
+    "graph b for b",
+    "release a",
+  ]);
+});
+
+Deno.test("ClientMachine merges the submissions of one turn into one graph, with priorities in their order", () => {
+  const machine = connected();
+  const messages = sent(
+    machine.handle([submit([task("a")], { a: 1 }), submit([task("b"), task("c", ["b"])], { c: 2 })]),
+  );
+  assertEquals(messages.length, 1);
+  const [graph] = messages;
+  assert(graph?.op === "update-graph");
+  assertEquals(graph.keys, ["a", "c"]);
+  assertEquals(graph.tasks.map(({ key }) => key), ["a", "b", "c"]);
+  assertEquals(graph.annotations, null);
+});
+
+Deno.test("ClientMachine keeps a graph on keys of others apart, that its fate is not shared", () => {
+  const machine = connected();
+  assertEquals(
+    ops(
+      machine.handle([
+        submit([task("a")], { a: 1 }),
+        submit([task("b", ["foreign"])], { b: 2 }),
+        submit([task("c")], { c: 3 }),
+      ]),
+    ),
+    ["graph a for a", "graph b for b", "graph c for c"],
+  );
+});
+
+Deno.test("ClientMachine releases a key behind the graph that uses it, and only its own want", () => {
+  const machine = connected();
+  machine.handle([submit([task("x")], { x: 1 })]);
+  assertEquals(
+    ops(
+      machine.handle([
+        submit([task("y", ["x"])], { y: 2 }),
+        { type: "released", key: "x", want: 1 },
+        RELEASES,
+      ]),
+    ),
+    ["graph y for y", "release x"],
+  );
+  assertEquals(ops(machine.handle([{ type: "released", key: "y", want: 99 }, RELEASES])), []);
+  assertEquals(ops(machine.handle([{ type: "released", key: "y", want: 2 }, RELEASES])), ["release y"]);
+  assertEquals(machine.counts().kept, 0);
+});
+
+Deno.test("ClientMachine tells late news of an earlier life of a key apart", () => {
+  const machine = connected();
+  machine.handle([submit([task("x")], { x: 1 })]);
+  machine.handle([{ type: "released", key: "x", want: 1 }]);
+  assertEquals(notices(machine.handle([memory("x")])), []);
+  machine.handle([submit([task("x")], { x: 2 })]);
+  assertEquals(notices(machine.handle([memory("x")])), [
+    { type: "status", key: "x", want: 2, status: "finished", reason: null },
+  ]);
+  assertEquals(notices(machine.handle([memory("x")])), []);
+});
+
+Deno.test("ClientMachine gathers releases, and tells them before one of their keys is wanted again", () => {
+  const machine = connected();
+  machine.handle([submit([task("x"), task("y")], { x: 1, y: 2 })]);
+  const first = machine.handle([{ type: "released", key: "x", want: 1 }]);
+  assertEquals(first, [{ type: "set-timer", name: "releases", delayMs: RELEASES_MS }]);
+  assertEquals(machine.handle([{ type: "released", key: "y", want: 2 }]), []);
+  assertEquals(ops(machine.handle([submit([task("z")], { z: 3 })])), ["graph z for z"]);
+  assertEquals(ops(machine.handle([submit([task("y")], { y: 4 })])), ["release x,y", "graph y for y"]);
+  assertEquals(ops(machine.handle([RELEASES])), []);
+});
+
+Deno.test("ClientMachine fetches wanted values once they are in memory, all of a turn in one go", () => {
+  const machine = connected();
+  machine.handle([submit([task("x"), task("y")], { x: 1, y: 2 })]);
+  machine.handle([{ type: "value-wanted", key: "x", want: 1 }, { type: "value-wanted", key: "y", want: 2 }]);
+  const fetches = machine.handle([memory("x", "tcp://a:1"), memory("y")]).filter(({ type }) =>
+    type === "fetch"
+  );
+  assertEquals(fetches, [{
+    type: "fetch",
+    wanted: [{ key: "x", holder: "tcp://a:1" }, { key: "y", holder: null }],
+    delayMs: 0,
+  }]);
+  assertEquals(notices(machine.handle([{ type: "fetched", key: "x" }])), [{
+    type: "value",
+    key: "x",
+    want: 1,
+  }]);
+});
+
+Deno.test("ClientMachine asks again, later and later, for a value that nobody had", () => {
+  const machine = connected();
+  machine.handle([submit([task("x")], { x: 1 }), { type: "value-wanted", key: "x", want: 1 }]);
+  const delays: number[] = [];
+  for (let i = 0; i < 8; i++) {
+    for (const one of machine.handle([memory("x", "tcp://a:1")])) {
+      if (one.type === "fetch") delays.push(one.delayMs);
+    }
+    assertEquals(ops(machine.handle([{ type: "fetch-missed", key: "x" }])), ["report x"]);
+  }
+  assertEquals(delays, [0, 50, 100, 200, 400, 800, 1_000, 1_000]);
+});
+
+Deno.test("ClientMachine does not bring a value that nobody waits for any more", () => {
+  const machine = connected();
+  machine.handle([submit([task("x")], { x: 1 }), { type: "value-wanted", key: "x", want: 1 }]);
+  machine.handle([{ type: "value-unwanted", key: "x", want: 1 }]);
+  assertEquals(machine.handle([memory("x")]).filter(({ type }) => type === "fetch"), []);
+});
+
+Deno.test("ClientMachine cancels a task with all held ones that depend on it, through those nobody holds", () => {
+  const machine = connected();
+  machine.handle([
+    submit([task("x"), task("mid", ["x"]), task("z", ["mid"]), task("other")], { x: 1, z: 2, other: 3 }),
+  ]);
+  const after = machine.handle([{ type: "cancelled", key: "x", want: 1, reason: "enough" }]);
+  assertEquals(ops(after), ["release x,z"]);
+  assertEquals(
+    notices(after).map((one) => one.type === "status" ? [one.key, one.status, one.reason] : null),
+    [
+      ["x", "cancelled", "enough"],
+      ["z", "cancelled", 'it depends on "x", which was cancelled'],
+    ],
+  );
+  assertEquals(machine.counts(), { kept: 1, held: 1, pending: 1, queued: 0 });
+});
+
+Deno.test("ClientMachine brings lost results back to pending, and gives up data that cannot be computed", () => {
+  const machine = connected();
+  machine.handle([submit([task("x")], { x: 1 }), { type: "scattered", key: "d", want: 2 }, memory("x")]);
+  const lost = machine.handle([{ type: "lost-data", key: "x" }, { type: "lost-data", key: "d" }]);
+  assertEquals(ops(lost), ["report x", "report d"]);
+  assertEquals(notices(lost).map((one) => one.type === "status" ? `${one.key} ${one.status}` : ""), [
+    "x pending",
+    "d pending",
+  ]);
+  const gone = notices(machine.handle([{ type: "cancelled-keys", keys: ["d"], reason: null }]));
+  assertEquals(gone.map((one) => one.type === "status" ? one.status : ""), ["lost"]);
+  assertEquals(notices(machine.handle([memory("x")])).length, 1);
+});
+
+Deno.test("ClientMachine takes a task that is retried for pending, and a stale failure for nothing", () => {
+  const machine = connected();
+  machine.handle([submit([task("x")], { x: 1 }), erred("x")]);
+  const retried = machine.handle([{ type: "retried", key: "x", want: 1 }]);
+  assert(retried.some(({ type }) => type === "retry"));
+  assertEquals(notices(machine.handle([erred("x")])), []);
+  machine.handle([{ type: "task-retried", key: "x" }]);
+  assertEquals(notices(machine.handle([erred("x")])).map(({ type }) => type), ["failed"]);
+});
+
+Deno.test("ClientMachine refused a retry: asks how things stand", () => {
+  const machine = connected();
+  machine.handle([submit([task("x")], { x: 1 }), erred("x"), { type: "retried", key: "x", want: 1 }]);
+  assertEquals(ops(machine.handle([{ type: "retry-refused", key: "x", want: 1 }])), ["report x"]);
+  assertEquals(notices(machine.handle([erred("x")])).map(({ type }) => type), ["failed"]);
+});
+
+Deno.test("ClientMachine voids everything when the scheduler was restarted, without asking it for anything", () => {
+  const machine = connected();
+  machine.handle([submit([task("x"), task("y")], { x: 1, y: 2 })]);
+  const after = machine.handle([{ type: "restart" }]);
+  assertEquals(ops(after), []);
+  assertEquals(notices(after).length, 2);
+  assertEquals(machine.counts().kept, 0);
+});
+
+Deno.test("ClientMachine gives a detached task to nobody, unless it is finished", () => {
+  const machine = connected();
+  machine.handle([submit([task("x"), task("y")], { x: 1, y: 2 }), memory("y")]);
+  assertEquals(
+    ops(machine.handle([{ type: "detached", key: "x", want: 1 }, { type: "detached", key: "y", want: 2 }])),
+    ["desire x as fire-and-forget"],
+  );
+});
+
+// --- The form of graphs ---
+
+Deno.test("ClientMachine sends its first graph without waiting, and asks the event log whether it was understood", () => {
+  const machine = new ClientMachine({ clientId: ID, validate: true });
+  machine.handle([{ type: "connected" }, { type: "workers-changed", typescript: ["tcp://a:1"], python: 0 }]);
+  assertEquals(ops(machine.handle([submit([task("x")], { x: 1 })])), ["subscribe-topic", "graph x for x"]);
+  assertEquals(ops(machine.handle([submit([task("y")], { y: 2 })])), ["graph y for y"]);
+  const known = machine.handle([{ type: "graph-handled", stimulusId: `reconstruct-${ID}-1`, status: "OK" }]);
+  assertEquals(ops(known), ["unsubscribe-topic"]);
+});
+
+Deno.test("ClientMachine sends everything again in the other form when the first was not understood", () => {
+  const machine = new ClientMachine({ clientId: ID, validate: true });
+  machine.handle([{ type: "connected" }, { type: "workers-changed", typescript: ["tcp://a:1"], python: 0 }]);
+  machine.handle([submit([task("x")], { x: 1 })]);
+  machine.handle([submit([task("y", ["x"])], { y: 2 }), { type: "released", key: "x", want: 1 }, RELEASES]);
+  const again = machine.handle([
+    { type: "graph-handled", stimulusId: `reconstruct-${ID}-1`, status: "error" },
+    erred("x"),
+    { type: "graph-handled", stimulusId: `reconstruct-${ID}-2`, status: "error" },
+    erred("y"),
+  ]);
+  assertEquals(ops(again), ["subscribe-topic", "graph x for x", "graph y for y", "release x"]);
+  assert(sent(again).every((message) => message.op !== "update-graph" || message.form === "newobj"));
+  assertEquals(notices(again), []);
+  const known = machine.handle([
+    { type: "graph-handled", stimulusId: `newobj-${ID}-3`, status: "OK" },
+    erred("y"),
+  ]);
+  assertEquals(ops(known), ["unsubscribe-topic"]);
+  assertEquals(notices(known).map((one) => one.type === "failed" && !one.formRefused), [true]);
+});
+
+Deno.test("ClientMachine says when the scheduler understands neither form", () => {
+  const machine = new ClientMachine({ clientId: ID, validate: true });
+  machine.handle([{ type: "connected" }, { type: "workers-changed", typescript: ["tcp://a:1"], python: 0 }]);
+  machine.handle([submit([task("x")], { x: 1 })]);
+  machine.handle([{ type: "graph-handled", stimulusId: `reconstruct-${ID}-1`, status: "error" }, erred("x")]);
+  const end = machine.handle([
+    { type: "graph-handled", stimulusId: `newobj-${ID}-2`, status: "error" },
+    erred("x"),
+  ]);
+  assertEquals(notices(end).map((one) => one.type === "failed" && one.formRefused), [true]);
+});
+
+Deno.test("ClientMachine takes a result for proof that its graph was understood", () => {
+  const machine = new ClientMachine({ clientId: ID, validate: true });
+  machine.handle([{ type: "connected" }, { type: "workers-changed", typescript: ["tcp://a:1"], python: 0 }]);
+  machine.handle([submit([task("x")], { x: 1 })]);
+  assertEquals(ops(machine.handle([memory("x")])), ["unsubscribe-topic"]);
+});
+
+// --- Where tasks go ---
+
+Deno.test("ClientMachine restricts tasks to TypeScript workers only while others are there", () => {
+  const machine = connected();
+  const annotations = (events: ClientEvent[]) =>
+    sent(machine.handle(events)).map((message) =>
+      message.op === "update-graph" ? message.annotations : undefined
+    );
+  assertEquals(annotations([submit([task("a")], { a: 1 })]), [null]);
+  machine.handle([{ type: "workers-changed", typescript: ["tcp://a:1"], python: 1 }]);
+  assertEquals(annotations([submit([task("b")], { b: 2 })]), [{ workers: ["tcp://a:1"] }]);
+  assertEquals(annotations([submit([task("c", [], "mine")], { c: 3 })]), [{ workers: ["mine"] }]);
+});
+
+Deno.test("ClientMachine holds tasks back while only Python works, in order with all that follows", () => {
+  const machine = connected();
+  machine.handle([{ type: "workers-changed", typescript: [], python: 2 }]);
+  const held = machine.handle([
+    submit([task("a")], { a: 1 }),
+    { type: "released", key: "a", want: 1 },
+    RELEASES,
+  ]);
+  assertEquals(ops(held), []);
+  assertEquals(
+    ops(machine.handle([{ type: "workers-changed", typescript: ["tcp://a:1"], python: 2 }])),
+    ["graph a for a", "release a"],
+  );
+});
+
+Deno.test("ClientMachine says after a while that no worker is there, once", () => {
+  const machine = connected();
+  machine.handle([{ type: "workers-changed", typescript: [], python: 0 }]);
+  const timers = machine.handle([submit([task("a")], { a: 1 })]).filter(({ type }) => type === "set-timer");
+  assertEquals(timers, [{ type: "set-timer", name: "no-workers", delayMs: NO_WORKERS_MS }]);
+  const logged = machine.handle([{ type: "timer", name: "no-workers" }]).filter(({ type }) => type === "log");
+  assertEquals(logged.length, 1);
+  assertEquals(
+    machine.handle([submit([task("b")], { b: 2 })]).filter(({ type }) => type === "set-timer"),
+    [],
+  );
+});
+
+// --- Groups of annotations ---
+
+Deno.test("groupByAnnotations puts dependencies' groups first and names what later groups need", () => {
+  const groups = groupByAnnotations([
+    task("a"),
+    task("b", ["a"], "w1"),
+    task("c", ["b"]),
+    task("d", ["a"]),
+    task("e", ["c", "b"], "w1"),
+  ]);
+  assertEquals(
+    groups.map(({ signature, tasks, bridges }) => [signature, tasks.map(({ key }) => key), bridges]),
+    [
+      ["", ["a", "d"], ["a"]],
+      ["w1", ["b"], ["b"]],
+      ["", ["c"], ["c"]],
+      ["w1", ["e"], []],
+    ],
+  );
+});
+
+Deno.test("ClientMachine wants what later groups need until they are sent", () => {
+  const machine = connected();
+  assertEquals(ops(machine.handle([submit([task("a"), task("b", ["a"], "w1")], { b: 1 })])), [
+    "graph a for a",
+    "graph b for b",
+    "release a",
+  ]);
+});
+
+// --- Random histories ---
+
+Deno.test("ClientMachine keeps its invariants through random histories", () => {
+  const seed = Math.floor(Math.random() * 2 ** 31);
+  try {
+    histories(seed);
+  } catch (error) {
+    throw new Error(`With seed ${seed}`, { cause: error });
+  }
+});
+
+function histories(seed: number): void {
+  let state = seed;
+  const random = (n: number): number => {
+    state = (Math.imul(state, 1_103_515_245) + 12_345) & 0x7fffffff;
+    return (state >> 8) % n;
+  };
+  for (let history = 0; history < 60; history++) {
+    const machine = new ClientMachine({ clientId: ID, validate: true });
+    const keys = ["a", "b", "c", "d", "e"];
+    const wants = new Map<string, number>();
+    let last = 0;
+    const hear = (instructions: readonly Instruction[]): void => {
+      for (const one of notices(instructions)) {
+        if (one.type === "status" && (one.status === "cancelled" || one.status === "lost")) {
+          if (wants.get(one.key) === one.want) wants.delete(one.key);
+        }
+      }
+    };
+    for (let step = 0; step < 120; step++) {
+      const at = random(keys.length);
+      const key = keys[at]!;
+      const want = wants.get(key) ?? -1;
+      const events: ClientEvent[] = [];
+      switch (random(16)) {
+        case 0:
+        case 1:
+        case 2:
+        case 3: {
+          if (want > 0) break;
+          const needed = keys.slice(0, at).filter(() => random(2) === 0);
+          const missing = needed.filter((dependency) => !wants.has(dependency));
+          wants.set(key, ++last);
+          events.push(
+            submit([...missing.map((one) => task(one)), task(key, needed, random(3) === 0 ? "w" : "")], {
+              [key]: last,
+            }),
+          );
+          break;
+        }
+        case 4:
+          if (want > 0) events.push({ type: "released", key, want });
+          wants.delete(key);
+          break;
+        case 5:
+          if (want > 0) events.push({ type: "cancelled", key, want, reason: null });
+          break;
+        case 6:
+          if (want > 0) events.push({ type: "value-wanted", key, want });
+          break;
+        case 7:
+          if (want > 0) events.push({ type: "retried", key, want });
+          break;
+        case 8:
+          events.push(memory(key, random(2) === 0 ? "tcp://a:1" : null));
+          break;
+        case 9:
+          events.push(erred(key));
+          break;
+        case 10:
+          events.push({ type: "lost-data", key });
+          break;
+        case 11:
+          events.push({
+            type: "cancelled-keys",
+            keys: [key],
+            reason: random(2) === 0 ? "lost dependencies" : null,
+          });
+          break;
+        case 12:
+          events.push({ type: random(2) === 0 ? "fetched" : "fetch-missed", key });
+          break;
+        case 13:
+          events.push({
+            type: "workers-changed",
+            typescript: random(3) === 0 ? [] : ["tcp://a:1"],
+            python: random(2),
+          });
+          break;
+        case 14:
+          events.push(random(8) === 0 ? { type: "restart" } : { type: "connected" });
+          break;
+        case 15:
+          events.push(random(8) === 0 ? { type: "reset" } : { type: "task-retried", key });
+          break;
+      }
+      hear(machine.handle(events));
+    }
+    // In the end everything is given up, and nothing is kept.
+    machine.handle([{ type: "connected" }, {
+      type: "workers-changed",
+      typescript: ["tcp://a:1"],
+      python: 0,
+    }]);
+    machine.handle([...wants].map(([key, want]) => ({ type: "released", key, want })));
+    machine.handle([RELEASES]);
+    assertEquals(machine.counts(), { kept: 0, held: 0, pending: 0, queued: 0 });
+  }
+}
