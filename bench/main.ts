@@ -1,0 +1,152 @@
+/**
+ * `deno task bench`: client and workers of both languages on one and the same Python scheduler, in turn, several
+ * rounds; prints medians, spread and the ratio. Absolute figures of a shared machine mean little; the ratios are taken
+ * round by round, so that slow minutes hit both alike.
+ */
+import { pythonEnvironment } from "../cluster/python_environment.ts";
+import {
+  type LoggedProcess,
+  pythonEnv,
+  startLogged,
+  startPythonScheduler,
+} from "../cluster/python_scheduler.ts";
+import { parseArgs } from "@std/cli/parse-args";
+
+interface Figures {
+  readonly opsPerSecond: number;
+  readonly clientCpuSeconds: number;
+  readonly roundTripMs: number;
+  readonly transferMBPerSecond: number;
+  readonly idleWorkerMB: number;
+}
+type Language = "python" | "typescript";
+
+const flags = parseArgs(Deno.args, {
+  string: ["rounds", "ops", "round-trips", "megabytes"],
+  default: { rounds: "3", ops: "10000", "round-trips": "300", megabytes: "512" },
+  unknown: (arg) => {
+    say(`Unknown argument ${arg}: --rounds --ops --round-trips --megabytes are known`);
+    Deno.exit(2);
+  },
+});
+const rounds = Number(flags["rounds"]);
+const here = new URL(".", import.meta.url).pathname;
+const environment = await pythonEnvironment({ onProgress: say });
+const temporary = await Deno.makeTempDir({ prefix: "dask-ts-bench-" });
+const measured: Record<Language, Figures[]> = { python: [], typescript: [] };
+{
+  await using scheduler = await startPythonScheduler({
+    env: { DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION: "inf" },
+  });
+  for (let round = 1; round <= rounds; round++) {
+    // Who goes first changes, so that neither language always meets the warmer scheduler.
+    const order: Language[] = round % 2 === 1 ? ["python", "typescript"] : ["typescript", "python"];
+    for (const language of order) {
+      const figures = await measure(language, scheduler.address);
+      measured[language].push(figures);
+      say(`round ${round}/${rounds} ${language}: ${JSON.stringify(figures)}`);
+    }
+  }
+}
+await Deno.remove(temporary, { recursive: true });
+report();
+
+async function measure(language: Language, address: string): Promise<Figures> {
+  const idleWorkerMB = await idleMemory(language, address);
+  await using _a = await worker(language, address, "a");
+  await using _b = await worker(language, address, "b");
+  const [command, script] = language === "python"
+    ? [environment.python, ["python_client.py"]]
+    : [Deno.execPath(), ["run", "-A", "--quiet", "client.ts"]];
+  const args = [
+    ...script,
+    address,
+    String(flags["ops"]),
+    String(flags["round-trips"]),
+    String(flags["megabytes"]),
+  ];
+  const output = await new Deno.Command(command, {
+    args,
+    cwd: here,
+    env: pythonEnv(temporary),
+    stdout: "piped",
+    stderr: "inherit",
+  }).output();
+  if (!output.success) throw new Error(`The ${language} client failed`);
+  const line = new TextDecoder().decode(output.stdout).trim().split("\n").at(-1) ?? "";
+  return { ...JSON.parse(line), idleWorkerMB };
+}
+
+function worker(language: Language, address: string, name: string): Promise<LoggedProcess> {
+  const words = ["--nthreads", "1", "--no-nanny", "--name", name, "--memory-limit", "8GiB"];
+  return language === "python"
+    ? startLogged(environment.python, ["-m", "dask", "worker", address, ...words, "--no-dashboard"], {
+      env: { ...pythonEnv(temporary), DASK_TEMPORARY_DIRECTORY: temporary },
+    })
+    : startLogged(Deno.execPath(), ["run", "-A", "--quiet", `${here}../worker/main.ts`, address, ...words]);
+}
+
+/** PSS of the process tree of a one-slot worker at rest, its executor started, MB. */
+async function idleMemory(language: Language, address: string): Promise<number> {
+  await using idle = await worker(language, address, "idle");
+  const deadline = Date.now() + 30_000;
+  while (!/[Rr]egistered to/.test(await idle.log())) {
+    if (Date.now() > deadline) {
+      throw new Error(`The ${language} worker did not register: ${await idle.log()}`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  await new Promise((resolve) => setTimeout(resolve, 3_000));
+  let kilobytes = 0;
+  for (const pid of await processTree(idle.pid)) {
+    const rollup = await Deno.readTextFile(`/proc/${pid}/smaps_rollup`);
+    kilobytes += Number(/^Pss:\s+(\d+) kB/m.exec(rollup)?.[1] ?? 0);
+  }
+  return kilobytes / 1024;
+}
+
+async function processTree(root: number): Promise<number[]> {
+  const children = await Deno.readTextFile(`/proc/${root}/task/${root}/children`).catch(() => "");
+  const found = [root];
+  for (const child of children.trim().split(" ")) {
+    if (child !== "") found.push(...await processTree(Number(child)));
+  }
+  return found;
+}
+
+function report(): void {
+  const rows: [string, keyof Figures, boolean, string][] = [
+    [`${flags["ops"]} independent ops, ops/s`, "opsPerSecond", true, ">= 2.5"],
+    ["submit().result(), median ms", "roundTripMs", false, "<= 0.5"],
+    [`${flags["megabytes"]} MB worker to worker, MB/s`, "transferMBPerSecond", true, ">= 0.8"],
+    ["idle one-slot worker, PSS MB", "idleWorkerMB", false, "<= 1"],
+    ["client CPU s for the ops", "clientCpuSeconds", false, ""],
+  ];
+  print(
+    `Python ${environment.version} and TypeScript (Deno ${Deno.version.deno}), ${rounds} rounds on one scheduler: median (min-max)`,
+  );
+  for (const [title, field, , goal] of rows) {
+    const python = measured.python.map((figures) => figures[field]);
+    const typescript = measured.typescript.map((figures) => figures[field]);
+    const ratios = typescript.map((value, i) => value / python[i]!);
+    print(
+      `${title.padEnd(36)} Python ${spread(python).padEnd(26)} TypeScript ${
+        spread(typescript).padEnd(26)
+      } ratio ${spread(ratios)}${goal === "" ? "" : `  goal ${goal}`}`,
+    );
+  }
+}
+
+function spread(values: readonly number[]): string {
+  const sorted = [...values].sort((x, y) => x - y);
+  const text = (value: number | undefined) => (value ?? Number.NaN).toPrecision(3);
+  return `${text(sorted[Math.floor(sorted.length / 2)])} (${text(sorted[0])}-${text(sorted.at(-1))})`;
+}
+
+function print(line: string): void {
+  Deno.stdout.writeSync(new TextEncoder().encode(`${line}\n`));
+}
+
+function say(line: string): void {
+  Deno.stderr.writeSync(new TextEncoder().encode(`${line}\n`));
+}
