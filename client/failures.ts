@@ -11,8 +11,10 @@ import {
   TaskError,
   WorkerLostError,
 } from "../protocol/errors.ts";
+import { isSerialized } from "../protocol/envelope.ts";
 import { type Key, keyText } from "../protocol/key.ts";
 import { readException } from "../protocol/remote_error.ts";
+import { addressBehind } from "../protocol/whereabouts.ts";
 import type { Diagnosis } from "./messages.ts";
 
 /** A failure as it came from the scheduler. */
@@ -50,7 +52,7 @@ export async function failureError(
   const lost = killed || data.kind === "lost";
   const { origin, left } = await diagnose(killed);
   const cause = remoteError(data);
-  const worker = "worker" in data && typeof data.worker === "string" ? data.worker : left.at(-1) ?? "";
+  const worker = originOf(failure.exception) ?? left.at(-1) ?? "";
   const details = { key, worker, remoteStack: data.stack, cause };
   const where = worker === "" ? "" : ` on ${worker}`;
   let error: TaskError;
@@ -74,6 +76,13 @@ export async function failureError(
     `Task "${keyText(key)}" was not run, because it depends on "${keyText(origin)}". ${error.message}`,
     { ...details, origin, cause: lost ? error : cause },
   );
+}
+
+/** The worker that an exception came from, when it was one of ours. */
+function originOf(exception: unknown): string | null {
+  if (!isSerialized(exception)) return null;
+  const [pickle] = exception.payload.frames;
+  return pickle instanceof Uint8Array ? addressBehind(pickle) : null;
 }
 
 /** The error of another process as a plain one here, with its name, text and stack. */

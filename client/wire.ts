@@ -18,6 +18,7 @@ import {
   readRecord,
   readString,
 } from "../protocol/read.ts";
+import { addressBehind } from "../protocol/whereabouts.ts";
 import type { Address, Annotations, ClientEvent } from "./machine/events.ts";
 import type { ToScheduler, UpdateGraph } from "./machine/instructions.ts";
 
@@ -106,10 +107,6 @@ function readLogged(fields: Fields, clientId: string): FromScheduler {
   return { type: "graph-handled", stimulusId, status };
 }
 
-const DOT = 0x2e;
-/** The longest address that is looked for, bytes. */
-const HOLDER_BYTES_MAX = 128;
-
 /**
  * A worker that has the key. The scheduler tells it for values that were put on workers; for results our own workers
  * write their address behind the pickle of the result's type, where readers of pickles do not look.
@@ -121,20 +118,9 @@ function readHolder(fields: Fields, memory: StreamMemory): Address | null {
   if (!(type instanceof Uint8Array)) return null;
   if (memory.type === undefined || !sameBytes(memory.type, type)) {
     memory.type = type;
-    memory.holder = holderIn(type);
+    memory.holder = addressBehind(type);
   }
   return memory.holder ?? null;
-}
-
-function holderIn(type: Uint8Array): Address | null {
-  const first = Math.max(0, type.length - HOLDER_BYTES_MAX);
-  for (let i = type.length - 8; i >= first; i--) {
-    // ".tcp://…" or ".tls://…", the dot being the end of the pickle.
-    if (type[i] !== DOT || type[i + 1] !== 0x74 || type[i + 4] !== 0x3a || type[i + 5] !== 0x2f) continue;
-    const text = String.fromCharCode(...type.subarray(i + 1));
-    return /^t(?:cp|ls):\/\/[\x21-\x7e]+:[0-9]+$/.test(text) ? text : null;
-  }
-  return null;
 }
 
 function sameBytes(a: Uint8Array, b: Uint8Array): boolean {

@@ -24,6 +24,11 @@ export interface ChannelOptions {
   readonly signal?: AbortSignal;
   /** False: both sides know each other and say no hello. Default true. */
   readonly handshake?: boolean;
+  /**
+   * Least time between two batches of {@linkcode Channel.sendBatched}, ms: the first after a quiet time goes at once, what
+   * is said within this time after it goes together. Spares both sides a system call a message. Default 0.
+   */
+  readonly batchIntervalMs?: number;
 }
 
 /** Options of {@linkcode connectChannel}. */
@@ -75,7 +80,7 @@ export interface Channel {
  * @throws {ProtocolError} when it says something else.
  */
 export async function openChannel(comm: Comm, options: ChannelOptions = {}): Promise<Channel> {
-  const { handshakeTimeoutMs = CONNECT_MS_MAX, signal, handshake = true } = options;
+  const { handshakeTimeoutMs = CONNECT_MS_MAX, signal, handshake = true, batchIntervalMs = 0 } = options;
   if (handshake) {
     let late = false;
     const timer = setTimeout(() => {
@@ -112,7 +117,7 @@ export async function openChannel(comm: Comm, options: ChannelOptions = {}): Pro
       signal?.removeEventListener("abort", giveUp);
     }
   }
-  return new CommChannel(comm);
+  return new CommChannel(comm, batchIntervalMs);
 }
 
 /**
@@ -161,9 +166,14 @@ class CommChannel implements Channel {
   #writer: Promise<void> | null = null;
   /** Those who flush what is in the queue now, or in the write under way when the queue is empty. */
   #flushing: PromiseWithResolvers<void>[] = [];
+  readonly #batchIntervalMs: number;
+  #lastBatchAt = -Infinity;
+  /** Ends the wait for the next batch early; null when there is no such wait. */
+  #endPause: (() => void) | null = null;
 
-  constructor(comm: Comm) {
+  constructor(comm: Comm, batchIntervalMs: number) {
     this.#comm = comm;
+    this.#batchIntervalMs = batchIntervalMs;
     this.local = comm.local;
     this.peer = comm.peer;
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -184,6 +194,7 @@ class CommChannel implements Channel {
     const frames = encodeMessage(message);
     this.#endBatch();
     this.#enqueue(frames);
+    this.#endPause?.();
     this.#wake();
   }
 
@@ -199,6 +210,7 @@ class CommChannel implements Channel {
     if (this.#writer === null) return this.#open ? Promise.resolve() : Promise.reject(this.#gone());
     const flushed = Promise.withResolvers<void>();
     this.#flushing.push(flushed);
+    this.#endPause?.();
     return flushed.promise;
   }
 
@@ -218,6 +230,7 @@ class CommChannel implements Channel {
     if (!this.#open) return await this.closed;
     this.#endBatch();
     this.#open = false; // nothing is taken any more, what is queued still goes
+    this.#endPause?.();
     await this.#writer;
     await this.#comm.close();
     this.#end();
@@ -230,6 +243,7 @@ class CommChannel implements Channel {
     this.#batch = null;
     this.#queuedBytes = 0;
     this.#comm.abort();
+    this.#endPause?.();
     this.#end();
   }
 
@@ -255,7 +269,15 @@ class CommChannel implements Channel {
     try {
       await Promise.resolve(); // the rest of this turn comes along
       while (this.#queue.length > 0 || this.#batch !== null) {
-        this.#endBatch();
+        if (this.#batch !== null) {
+          const rest = this.#lastBatchAt + this.#batchIntervalMs - performance.now();
+          if (rest > 0 && this.#queue.length === 0 && this.#flushing.length === 0 && this.#open) {
+            await this.#pause(rest);
+            continue;
+          }
+          this.#lastBatchAt = performance.now();
+          this.#endBatch();
+        }
         const messages = this.#queue;
         flushing = this.#flushing;
         this.#queue = [];
@@ -276,6 +298,16 @@ class CommChannel implements Channel {
     } finally {
       this.#writer = null;
     }
+  }
+
+  #pause(ms: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, ms);
+    this.#endPause = resolve;
+    return promise.then(() => {
+      clearTimeout(timer);
+      this.#endPause = null;
+    });
   }
 
   #gone(cause?: unknown): CommClosedError {

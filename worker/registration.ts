@@ -23,6 +23,9 @@ const TELL_MS = 5_000;
 /** The scheduler answers registration within this, ms; it may be busy with a large graph. */
 const ANSWER_MS_MAX = 300_000;
 
+/** News for the scheduler go together when they are closer than this, ms; what comes after a quiet time goes at once. */
+const BATCH_INTERVAL_MS = 2;
+
 /** A connection to the scheduler: messages go by `channel`, and come as frames by `comm`. */
 export interface Connection {
   readonly comm: Comm;
@@ -92,7 +95,10 @@ async function attempt(
   signal?.addEventListener("abort", onAbort, { once: true });
   try {
     const comm = await transport.connect(address, { signal: giveUp.signal });
-    return { comm, channel: await openChannel(comm, { signal: giveUp.signal }) };
+    return {
+      comm,
+      channel: await openChannel(comm, { signal: giveUp.signal, batchIntervalMs: BATCH_INTERVAL_MS }),
+    };
   } finally {
     clearTimeout(timer);
     signal?.removeEventListener("abort", onAbort);

@@ -23,9 +23,14 @@ import {
   readRecord,
   readString,
 } from "../protocol/read.ts";
+import type { Payload } from "../protocol/payload.ts";
 import { errorData, writeException } from "../protocol/remote_error.ts";
+import { withAddress } from "../protocol/whereabouts.ts";
 import type { Address, ExecuteFailed, Key, WorkerEvent, WorkerStatus } from "./machine/events.ts";
 import type { ToScheduler } from "./machine/instructions.ts";
+
+/** The shortest time that a task is said to have run, ms. */
+const DURATION_MS_MIN = 0.001;
 
 /** What a message of the scheduler means. */
 export type FromScheduler =
@@ -165,8 +170,12 @@ export function readWhoHas(value: unknown, path: string): ReadonlyMap<Key, reado
   return readKeyMap(value, path, (holders, at) => readArray(holders, at, readString));
 }
 
-/** Writes one message for the stream. `clockMs` is the scheduler's clock minus ours. */
-export function writeToScheduler(message: ToScheduler, clockMs: number): Record<string, unknown> {
+/** Writes one message for the stream. `clockMs` is the scheduler's clock minus ours, `address` our own. */
+export function writeToScheduler(
+  message: ToScheduler,
+  clockMs: number,
+  address: string,
+): Record<string, unknown> {
   const { op, stimulusId: stimulus_id } = message;
   switch (message.op) {
     case "task-finished":
@@ -176,7 +185,7 @@ export function writeToScheduler(message: ToScheduler, clockMs: number): Record<
         run_id: message.runId,
         status: "OK",
         nbytes: message.nbytes,
-        type: message.pythonType,
+        type: withAddress(message.pythonType, address),
         typename: message.typename,
         metadata: {},
         thread: null,
@@ -189,7 +198,7 @@ export function writeToScheduler(message: ToScheduler, clockMs: number): Record<
         key: keyToWire(message.key),
         run_id: message.runId,
         status: "error",
-        exception: serialized(message.exception),
+        exception: serialized(withOrigin(message.exception, address)),
         traceback: message.traceback === null ? null : serialized(message.traceback),
         exception_text: message.exceptionText,
         traceback_text: message.tracebackText,
@@ -218,10 +227,20 @@ export function writeToScheduler(message: ToScheduler, clockMs: number): Record<
   }
 }
 
+/** The exception with our address behind its pickle. One that is not a pickle of its own, in one frame, stays as it is. */
+function withOrigin(exception: Payload, address: string): Payload {
+  const [pickle, ...more] = exception.frames;
+  if (!(pickle instanceof Uint8Array) || more.length > 0) return exception;
+  return { header: exception.header, frames: [withAddress(pickle, address)] };
+}
+
 function writeStartStops(startstop: { start: number; stop: number } | undefined, clockMs: number): unknown[] {
   if (startstop === undefined) return [];
+  const { start } = startstop;
+  // A duration of nothing at all upsets the scheduler's averages, on which stealing rests.
+  const stop = Math.max(startstop.stop, start + DURATION_MS_MIN);
   const seconds = (at: number) => (at + clockMs) / 1000;
-  return [{ action: "compute", start: seconds(startstop.start), stop: seconds(startstop.stop) }];
+  return [{ action: "compute", start: seconds(start), stop: seconds(stop) }];
 }
 
 /** Writes our status. */
@@ -235,11 +254,13 @@ export function writeRefusal(
   runId: number,
   reason: string,
   stimulusId: string,
+  address: string,
 ): Record<string, unknown> {
   const { exception, exceptionText, tracebackText } = failureOf(`Cannot run "${keyText(key)}": ${reason}`);
   return writeToScheduler(
     { op: "task-erred", key, runId, exception, traceback: null, exceptionText, tracebackText, stimulusId },
     0,
+    address,
   );
 }
 

@@ -242,7 +242,7 @@ class Worker implements WorkerHandle {
       pool,
       logger,
       clock: systemClock,
-      send: (message) => this.#send(writeToScheduler(message, this.#clockMs)),
+      send: (message) => this.#send(writeToScheduler(message, this.#clockMs, this.address)),
       onCrash: onCrash("machine"),
     }));
     this.#actor = actor.ref;
@@ -439,7 +439,7 @@ class Worker implements WorkerHandle {
 
   #refuseTask(key: Key, runId: number, reason: string): void {
     this.#log.log("warning", `Refused task ${keyText(key)}: ${reason}`);
-    this.#send(writeRefusal(key, runId, reason, `task-refused-${Date.now() / 1000}`));
+    this.#send(writeRefusal(key, runId, reason, `task-refused-${Date.now() / 1000}`, this.address));
   }
 
   #takeStatus(status: WorkerStatus, stimulusId: string): void {

@@ -83,6 +83,19 @@ Deno.test("B12 what is said in one turn on a stream is one message, a list in or
   assertEquals(comm.writes, [[encodeMessage([{ n: 1 }, { n: 2 }, { n: 3 }])]]);
 });
 
+Deno.test("B12 with an interval the first batch goes at once, what follows closely goes together", async () => {
+  const comm = new RecordingComm();
+  const channel = await openChannel(comm, { handshake: false, batchIntervalMs: 20 });
+  channel.sendBatched({ n: 1 });
+  await turn();
+  assertEquals(comm.writes.length, 1);
+  channel.sendBatched({ n: 2 });
+  await turn();
+  channel.sendBatched({ n: 3 });
+  await channel.close();
+  assertEquals(comm.writes, [[encodeMessage([{ n: 1 }])], [encodeMessage([{ n: 2 }, { n: 3 }])]]);
+});
+
 Deno.test("B13 three messages, and two after a pause, arrive as two lists, in order", async () => {
   await using ends = await pair();
   const { near, far } = ends;

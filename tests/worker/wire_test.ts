@@ -96,16 +96,20 @@ Deno.test("a field that makes no sense is named", () => {
 
 Deno.test("messages to the scheduler have dask's fields, exactly, and its clock in seconds", () => {
   assertEquals(
-    writeToScheduler({
-      op: "task-finished",
-      key: keyFromWire(["y", 1]),
-      runId: 3,
-      nbytes: 8,
-      typename: "int",
-      pythonType: Uint8Array.of(1),
-      startstop: { start: 1000, stop: 2000 },
-      stimulusId: "s",
-    }, 500),
+    writeToScheduler(
+      {
+        op: "task-finished",
+        key: keyFromWire(["y", 1]),
+        runId: 3,
+        nbytes: 8,
+        typename: "int",
+        pythonType: Uint8Array.of(1),
+        startstop: { start: 1000, stop: 2000 },
+        stimulusId: "s",
+      },
+      500,
+      "",
+    ),
     {
       op: "task-finished",
       key: ["y", 1],
@@ -141,7 +145,7 @@ Deno.test("messages to the scheduler have dask's fields, exactly, and its clock 
     }],
   ];
   for (const [message, written] of cases) {
-    assertEquals(writeToScheduler(message, 0), { ...written, stimulus_id: "s" });
+    assertEquals(writeToScheduler(message, 0, ""), { ...written, stimulus_id: "s" });
   }
 });
 
