@@ -16,6 +16,8 @@ export interface ServerRequest {
   readonly op: string;
   /** All fields but those that the server itself consumes (`op`, `reply`, `close`, `serializers`). */
   readonly fields: Record<string, unknown>;
+  /** The forms in which the other side would like values, when it says so. */
+  readonly serializers: unknown;
   /** Address of the other end of the connection; not the address under which that process listens. */
   readonly peer: string;
   /**
@@ -158,7 +160,7 @@ class Connection {
       channel.send(this.#failed(new TypeError('Cannot read the request: expected a map with a text "op"')));
       return false;
     }
-    const { op, reply: wanted = true, close = false, serializers: _, ...fields } = message;
+    const { op, reply: wanted = true, close = false, serializers, ...fields } = message;
     if (op === "close") {
       if (wanted !== false) channel.send("OK");
       return false;
@@ -167,7 +169,13 @@ class Connection {
     try {
       let answer: ServerReply | null;
       try {
-        answer = await this.#handler({ op, fields, peer: channel.peer, acknowledged: () => done.promise });
+        answer = await this.#handler({
+          op,
+          fields,
+          serializers,
+          peer: channel.peer,
+          acknowledged: () => done.promise,
+        });
       } catch (error) {
         answer = { reply: this.#failure(error) };
       }

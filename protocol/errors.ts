@@ -7,14 +7,17 @@
 
 /** The root of all errors of this library. */
 export class DaskError extends Error {
+  /** The name of the class. */
   override name = "DaskError";
 }
 
 /** Bytes or messages that break the protocol. `side` says who broke it: `"remote"` sent it, `"local"` was about to. */
 export class ProtocolError extends DaskError {
+  /** The name of the class. */
   override name = "ProtocolError";
   /** Who broke the rule. */
   readonly side: "local" | "remote";
+  /** An error in the protocol; `side` says who made it. */
   constructor(message: string, side: "local" | "remote" = "remote", options?: ErrorOptions) {
     super(message, options);
     this.side = side;
@@ -23,8 +26,11 @@ export class ProtocolError extends DaskError {
 
 /** A value that cannot be written or read; `path` names the place inside it, as `args[1].when`. */
 export class SerializationError extends DaskError {
+  /** The name of the class. */
   override name = "SerializationError";
+  /** The place inside the value. */
   readonly path: string;
+  /** An error about the place `path` of a value. */
   constructor(message: string, path = "", options?: ErrorOptions) {
     super(message, options);
     this.path = path;
@@ -33,8 +39,11 @@ export class SerializationError extends DaskError {
 
 /** A connection could not be made, or ended before the answer. `address` is the other end. */
 export class CommClosedError extends DaskError {
+  /** The name of the class. */
   override name = "CommClosedError";
+  /** The other end. */
   readonly address: string;
+  /** An error of the connection to `address`. */
   constructor(message: string, address: string, options?: ErrorOptions) {
     super(message, options);
     this.address = address;
@@ -43,11 +52,13 @@ export class CommClosedError extends DaskError {
 
 /** What was asked for was cancelled, here or elsewhere. */
 export class CancelledError extends DaskError {
+  /** The name of the class. */
   override name = "CancelledError";
 }
 
 /** A task failed. `cause` is an `Error` with the remote name and message. */
 export class TaskError extends DaskError {
+  /** The name of the class. */
   override name = "TaskError";
   /** Key of the task that was asked for. */
   readonly key: string;
@@ -55,6 +66,7 @@ export class TaskError extends DaskError {
   readonly worker: string;
   /** The stack of the remote process, as text. */
   readonly remoteStack: string;
+  /** A failure of the task `details.key`. */
   constructor(
     message: string,
     details: {
@@ -73,8 +85,11 @@ export class TaskError extends DaskError {
 
 /** A task was not run because one that it depends on failed; `origin` is the key of that one. */
 export class DependencyError extends TaskError {
+  /** The name of the class. */
   override name = "DependencyError";
+  /** Key of the task that failed first. */
   readonly origin: string;
+  /** A failure of `details.key` that began in `details.origin`. */
   constructor(
     message: string,
     details: {
@@ -92,8 +107,11 @@ export class DependencyError extends TaskError {
 
 /** A task was given up because the processes that ran it died; `attempts` says which, and how. */
 export class WorkerLostError extends TaskError {
+  /** The name of the class. */
   override name = "WorkerLostError";
+  /** Where it was tried, and how the process ended each time. */
   readonly attempts: readonly { readonly worker: string; readonly exit: string }[];
+  /** The loss of the task `details.key`. */
   constructor(
     message: string,
     details: {

@@ -54,6 +54,8 @@ export class NDArray {
   readonly order: "C" | "F";
 
   /**
+   * Lays `shape` over `data`, which is not copied.
+   *
    * @throws {RangeError} when `data` does not have exactly the bytes that `shape` and `dtype` need.
    */
   constructor(

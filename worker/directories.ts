@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { FOLDER_PREFIX } from "../actors/store/mod.ts";
 import type { Logger } from "../base/log.ts";
 import { holdDirectory, removeStaleDirectories } from "./execute/directory_lock.ts";
 
@@ -17,7 +18,6 @@ export interface Directories extends AsyncDisposable {
   readonly roomBytes: number;
 }
 
-const PREFIX = "dask-ts-";
 /** What is left of a RAM-backed disk for others. */
 const SHARE = 0.8;
 
@@ -27,7 +27,7 @@ const SHARE = 0.8;
  * @throws {Deno.errors.NotCapable} when no folder may be written at all.
  */
 export async function makeDirectories(base: string | null, logger: Logger): Promise<Directories> {
-  const folder = { prefix: `${PREFIX}${Deno.pid}-` };
+  const folder = { prefix: `${FOLDER_PREFIX}${Deno.pid}-` };
   const made: string[] = [];
   const holds: { release(): void }[] = [];
   const make = async (dir: string | null): Promise<string> => {

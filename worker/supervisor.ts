@@ -129,6 +129,11 @@ async function permissionFlags(): Promise<string[]> {
     const status = await Deno.permissions.query({ name });
     if (status.state === "granted" && !status.partial) flags.push(`--allow-${name}`);
     else if (name === "run") flags.push(`--allow-run=${Deno.execPath()}`);
+    else if (name === "sys" && await mayAskForMemory()) flags.push("--allow-sys=systemMemoryInfo");
   }
   return flags.length === kinds.length ? ["--allow-all"] : ["--no-prompt", ...flags];
+}
+
+async function mayAskForMemory(): Promise<boolean> {
+  return (await Deno.permissions.query({ name: "sys", kind: "systemMemoryInfo" })).state === "granted";
 }

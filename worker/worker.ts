@@ -6,14 +6,8 @@
  * @module
  */
 import { type Actor, type Ref, systemClock } from "../actors/kernel/mod.ts";
-import {
-  OUTGOING_MAX,
-  type Peer,
-  PEER_CONNECT_MS_MAX,
-  type PeerPool,
-  startPeer,
-} from "../actors/peer/mod.ts";
-import { startStore, storeAllocator } from "../actors/store/mod.ts";
+import { OUTGOING_MAX, type Peer, PEER_CONNECT_MS_MAX, startPeer } from "../actors/peer/mod.ts";
+import { startStore, storeAllocator, storeLinker } from "../actors/store/mod.ts";
 import type { Logger } from "../base/log.ts";
 import { RpcPool } from "../comm/pool.ts";
 import { serve, type Server } from "../comm/server.ts";
@@ -68,10 +62,13 @@ export interface WorkerEnd {
 export interface WorkerHandle extends AsyncDisposable {
   /** The address that scheduler and peers know it by. */
   readonly address: string;
+  /** Unique among the workers of the scheduler. */
   readonly name: string;
   /** Tasks that run at a time. */
   readonly slots: number;
+  /** What its tasks are written in. */
   readonly language: "typescript";
+  /** As the scheduler sees it. */
   readonly status: WorkerStatus;
   /** One line: isolation, slots, permissions. */
   readonly description: string;
@@ -210,7 +207,7 @@ class Worker implements WorkerHandle {
       await serve(settings.transport, this.#listenAddress(channel.local), async (request) => {
         const { parts, peer } = await answering.promise;
         if (request.op !== "get_data") return { reply: await answerRpc(request, parts) };
-        const answer = await peer.answerGetData(request.fields, request.peer);
+        const answer = await peer.answerGetData(request.fields, request.peer, request.serializers);
         void request.acknowledged().then(() => answer.done());
         return answer;
       }, { allocate: storeAllocator(frames), writeFailure, logger }),
@@ -221,7 +218,8 @@ class Worker implements WorkerHandle {
     const peer = this.#owned(
       startPeer({
         store: store.ref,
-        pool: peerPool(this.#peers),
+        pool: this.#peers,
+        link: storeLinker(frames),
         address: this.address,
         logger,
         onCrash: onCrash("peer"),
@@ -512,21 +510,6 @@ class Worker implements WorkerHandle {
   }
 
   readonly #onAbort = (): void => void this.close("its signal was aborted");
-}
-
-/** A transfer takes as long as it takes: only connecting has a limit, and the peer actor looks after silent peers. */
-function peerPool(pool: RpcPool): PeerPool {
-  return {
-    call(address, message, options = {}) {
-      const { timeoutMs, ...rest } = options;
-      return pool.call(
-        address,
-        message,
-        message.op === "get_data" || timeoutMs === undefined ? rest : options,
-      );
-    },
-    forget: (address) => pool.forget(address),
-  };
 }
 
 /** Waits for a step of the farewell, not for ever, and whatever comes of it. */

@@ -13,7 +13,8 @@
  */
 import { type Logger, silent } from "../../base/log.ts";
 import { parseAddress } from "../../protocol/address.ts";
-import type { Payload } from "../../protocol/payload.ts";
+import { ProtocolError } from "../../protocol/errors.ts";
+import { type FileFrame, type Frame, isFileFrame, type Payload } from "../../protocol/payload.ts";
 import {
   type Actor,
   type Asker,
@@ -26,7 +27,14 @@ import {
 } from "../kernel/mod.ts";
 import { filesIn, type StoreCalls, type Stored } from "../store/messages.ts";
 import type { FetchAnswer, PeerCalls } from "./messages.ts";
-import { acknowledgement, readGetData, readGetDataReply, writeGetData, writeGetDataReply } from "./wire.ts";
+import {
+  acknowledgement,
+  type GetDataReply,
+  readGetData,
+  readGetDataReply,
+  writeGetData,
+  writeGetDataReply,
+} from "./wire.ts";
 
 /** Answers to `get_data` that may be under way at once, unless told otherwise. */
 export const OUTGOING_MAX = 50;
@@ -58,6 +66,9 @@ export interface PeerPool {
   forget(address: string): void;
 }
 
+/** Gives a frame in another store's file a name in one's own folder; null when that cannot be. */
+export type FrameLinker = (frame: FileFrame) => FileFrame | null;
+
 /** Options of {@linkcode startPeer}. */
 export interface PeerOptions {
   /** Own address, as the scheduler and the peers know it. */
@@ -69,6 +80,11 @@ export interface PeerOptions {
    * folder for `allocate`. Its owner closes it, after the actor.
    */
   readonly pool: PeerPool;
+  /**
+   * Takes over files of peers on the same machine, in place of receiving their bytes; `storeLinker` of the store's
+   * folder. Without it, and where it gives null, bytes come over the connection.
+   */
+  readonly link?: FrameLinker;
   /** Default {@linkcode OUTGOING_MAX}; changed by the message `limit`. */
   readonly outgoingMax?: number;
   readonly clock?: Clock;
@@ -90,15 +106,22 @@ export interface GetDataAnswer {
 /** The peer actor, as its owner holds it. */
 export interface Peer extends Actor<PeerCalls> {
   /**
-   * Answers a peer's `get_data`. `fields` are those of the request as they came, `connection` is the address of the
-   * other end. Rejects with `ProtocolError` when the fields are wrong, with `ActorStoppedError` after the end.
+   * Answers a peer's `get_data`. `fields` and `serializers` are those of the request as they came, `connection` is the
+   * address of the other end. Rejects with `ProtocolError` when the fields are wrong, with `ActorStoppedError` after the end.
    */
-  answerGetData(fields: Readonly<Record<string, unknown>>, connection: string): Promise<GetDataAnswer>;
+  answerGetData(
+    fields: Readonly<Record<string, unknown>>,
+    connection: string,
+    serializers?: unknown,
+  ): Promise<GetDataAnswer>;
 }
 
 /** What the actor tells itself, beside what others ask. */
 type Calls = PeerCalls & {
-  readonly replied: { readonly ask: { readonly id: number; readonly reply: unknown }; readonly answer: void };
+  readonly replied: {
+    readonly ask: { readonly id: number; readonly reply: GetDataReply };
+    readonly answer: void;
+  };
   readonly failed: { readonly ask: { readonly id: number; readonly message: string }; readonly answer: void };
   readonly stored: {
     readonly ask: { readonly id: number; readonly nbytes: Readonly<Record<string, number>> };
@@ -146,7 +169,7 @@ interface Outgoing {
 
 /** Starts the channel. */
 export function startPeer(options: PeerOptions): Peer {
-  const { address, store, pool, clock = systemClock, logger = silent } = options;
+  const { address, store, pool, clock = systemClock, logger = silent, link } = options;
   const ownHost = hostOf(address);
   let outgoingMax = options.outgoingMax ?? OUTGOING_MAX;
   let lastId = 0;
@@ -155,6 +178,8 @@ export function startPeer(options: PeerOptions): Peer {
   /** All and only answers that have a place. */
   const outgoing = new Map<number, Outgoing>();
   const totals = { incoming: 0, outgoing: 0 };
+  /** Peers on our machine whose files could not be taken: another user's, another container's, or already gone. */
+  const unlinkable = new Set<string>();
   /** Since the last `usage`: sum of bytes per second, and of how many transfers. */
   let bandwidth = new Map<string, readonly [number, number]>();
 
@@ -198,7 +223,7 @@ export function startPeer(options: PeerOptions): Peer {
       totals.incoming++;
       timers.set(`probe ${id}`, clock.now() + PROBE_AFTER_MS);
       pipe(
-        pool.call(peer, writeGetData(keys, address), { signal: abort.signal, acknowledge: acknowledgement }),
+        getData(peer, keys, abort.signal),
         (reply) => actor.ref.tell("replied", { id, reply }),
         (error) => actor.ref.tell("failed", { id, message: error.message }),
       );
@@ -206,20 +231,12 @@ export function startPeer(options: PeerOptions): Peer {
 
     replied({ id, reply }) {
       const fetch = incoming.get(id);
-      if (fetch === undefined) return discardFiles(reply);
+      if (fetch === undefined) return discardFiles(reply.status === "OK" ? [...reply.data.values()] : null);
       fetch.replied = true;
       timers.clear(`probe ${id}`);
       timers.clear(`give-up ${id}`);
-      let data: ReadonlyMap<string, Payload>;
-      try {
-        const read = readGetDataReply(reply);
-        if (read.status === "busy") return endFetch(id, { type: "busy" });
-        data = read.data;
-      } catch (error) {
-        discardFiles(reply);
-        const reason = error instanceof Error ? error.message : String(error);
-        return endFetch(id, { type: "unreachable", message: `${fetch.peer} replied nonsense: ${reason}` });
-      }
+      if (reply.status === "busy") return endFetch(id, { type: "busy" });
+      const { data } = reply;
       const asked = new Set(fetch.keys);
       const commits: Promise<readonly [string, number] | null>[] = [];
       for (const [key, payload] of data) {
@@ -251,6 +268,7 @@ export function startPeer(options: PeerOptions): Peer {
 
     forget({ peer }, asker) {
       pool.forget(peer);
+      unlinkable.delete(peer);
       for (const [id, fetch] of incoming) if (fetch.peer === peer) giveUp(id, `${peer} is gone`);
       // Nobody will acknowledge these. What is on its way to nowhere has its files open already.
       for (const [id, answer] of outgoing) if (answer.who === peer) endServe(id);
@@ -339,6 +357,76 @@ export function startPeer(options: PeerOptions): Peer {
 
   const timers = new Timers<TimerName>(clock, (name) => actor.ref.tell("timer", { name }));
 
+  /** What a peer replied; nonsense is an error, and leaves no files behind. */
+  const understand = (peer: string, reply: unknown): GetDataReply => {
+    try {
+      return readGetDataReply(reply);
+    } catch (error) {
+      discardFiles(reply);
+      const reason = error instanceof Error ? error.message : String(error);
+      throw new ProtocolError(`${peer} replied nonsense: ${reason}`);
+    }
+  };
+
+  /** The reply with the files that it names in our own folder; null when one cannot be taken. */
+  const takeFiles = (reply: GetDataReply, link: FrameLinker): GetDataReply | null => {
+    if (reply.status !== "OK" || reply.named.size === 0) return reply;
+    const data = new Map(reply.data);
+    const taken: FileFrame[] = [];
+    for (const key of reply.named) {
+      const { header, frames } = reply.data.get(key)!;
+      const own: Frame[] = [];
+      for (const frame of frames) {
+        const linked = isFileFrame(frame) ? link(frame) : frame;
+        if (linked === null) {
+          for (const { file } of taken) store.tell("discard", { file });
+          return null;
+        }
+        if (isFileFrame(linked)) taken.push(linked);
+        own.push(linked);
+      }
+      data.set(key, { header, frames: own });
+    }
+    return { status: "OK", data, named: new Set() };
+  };
+
+  /** One request: by files where both ends share a machine, else, or when that fails, by bytes. */
+  const getData = async (
+    peer: string,
+    keys: readonly string[],
+    signal: AbortSignal,
+  ): Promise<GetDataReply> => {
+    if (link !== undefined && ownHost !== null && hostOf(peer) === ownHost && !unlinkable.has(peer)) {
+      let taken: GetDataReply | null = null;
+      const reply = await pool.call(peer, writeGetData(keys, address, true), {
+        signal,
+        acknowledge(reply) {
+          const word = acknowledgement(reply);
+          // Before the word is sent: after it the peer may remove its files.
+          if (word !== undefined) taken = takeFiles(understand(peer, reply), link);
+          return word;
+        },
+      });
+      if (taken !== null) return taken;
+      const read = understand(peer, reply);
+      if (read.status === "busy") return read;
+      for (const [key, payload] of read.data) if (!read.named.has(key)) discardFiles(payload);
+      unlinkable.add(peer);
+      logger.log("info", "Files of a peer on this machine cannot be taken over, its bytes come instead", {
+        peer,
+      });
+    }
+    const reply = await pool.call(peer, writeGetData(keys, address), {
+      signal,
+      acknowledge: acknowledgement,
+    });
+    const read = understand(peer, reply);
+    if (read.status === "OK" && read.named.size > 0) {
+      throw new ProtocolError(`${peer} replied nonsense: it names files where bytes were asked for`);
+    }
+    return read;
+  };
+
   /** Key and size of a value that is in the store now; null when the store refused it. */
   const commit = async (key: string, payload: Payload): Promise<readonly [string, number] | null> => {
     try {
@@ -364,13 +452,13 @@ export function startPeer(options: PeerOptions): Peer {
     ref: actor.ref,
     stopped: actor.stopped,
     stop: () => actor.stop(),
-    async answerGetData(fields, connection) {
-      const { keys, who } = readGetData(fields);
+    async answerGetData(fields, connection, serializers) {
+      const { keys, who, files } = readGetData(fields, serializers);
       const sameHost = ownHost !== null && hostOf(connection) === ownHost;
       const served = await actor.ref.ask("serve", { keys, who, sameHost });
       if (served === null) return { reply: { status: "busy" }, acknowledge: false, done: () => {} };
       return {
-        reply: writeGetDataReply(served.found),
+        reply: writeGetDataReply(served.found, files && sameHost),
         acknowledge: true,
         done: () => actor.ref.tell("served", { id: served.id }),
       };

@@ -15,6 +15,9 @@ import { type Clock, systemClock, toError } from "../kernel/mod.ts";
 /** Frames smaller than this stay in memory unless told otherwise, bytes. */
 export const FILE_BYTES_MIN = 65_536;
 
+/** How the name of a worker's private folder begins: by it workers know each other's. */
+export const FOLDER_PREFIX = "dask-ts-";
+
 /** After a file could not be written, frames go to memory for this long before the disk is tried again. */
 export const DISK_RETRY_MS = 1_000;
 
@@ -89,6 +92,37 @@ export class StoreDisk {
     }
     this.#removing = null;
   }
+}
+
+/**
+ * Takes over files of stores on the same machine without copying: the bytes get a second name, in `directory`, and stay
+ * when their first owner removes his. Files of stores are never written to after they were committed. Only whole files
+ * of a folder beside ours, with a name like ours, are taken; another user's, or another file system's, cannot be.
+ */
+export function storeLinker(directory: string | null): (frame: FileFrame) => FileFrame | null {
+  if (directory === null) return () => null;
+  const [parent] = splitPath(directory);
+  const newFile = fileNames(directory);
+  return (frame) => {
+    const [folder, name] = splitPath(frame.file);
+    const [beside, theirs] = splitPath(folder);
+    if (beside !== parent || !theirs.startsWith(FOLDER_PREFIX) || !/^\w[\w.-]*$/.test(name)) return null;
+    const file = newFile();
+    try {
+      Deno.linkSync(frame.file, file);
+      const { isFile, size } = Deno.lstatSync(file);
+      if (isFile && size === frame.byteLength) return { file, byteLength: size };
+      Deno.removeSync(file);
+    } catch {
+      // Gone, not ours to read, or on another file system: the bytes come over the connection then.
+    }
+    return null;
+  };
+}
+
+function splitPath(path: string): [folder: string, name: string] {
+  const slash = path.lastIndexOf("/");
+  return [path.slice(0, Math.max(0, slash)), path.slice(slash + 1)];
 }
 
 /** An open file, as a sink uses it. */

@@ -4,5 +4,12 @@
  * @module
  */
 export { startStore, type StoreOptions } from "./actor.ts";
-export { type AllocatorOptions, FILE_BYTES_MIN, type OpenFile, storeAllocator } from "./disk.ts";
+export {
+  type AllocatorOptions,
+  FILE_BYTES_MIN,
+  FOLDER_PREFIX,
+  type OpenFile,
+  storeAllocator,
+  storeLinker,
+} from "./disk.ts";
 export { filesIn, type StoreCalls, type Stored } from "./messages.ts";

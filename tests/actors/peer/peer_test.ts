@@ -2,7 +2,7 @@ import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { cloneMessages, ManualClock } from "../../../actors/kernel/mod.ts";
 import { PROBE_AFTER_MS, PROBE_ANSWER_MS_MAX } from "../../../actors/peer/actor.ts";
 import { type Peer, type PeerPool, startPeer } from "../../../actors/peer/mod.ts";
-import { startStore, storeAllocator } from "../../../actors/store/mod.ts";
+import { startStore, storeAllocator, storeLinker } from "../../../actors/store/mod.ts";
 import type { Transport } from "../../../comm/comm.ts";
 import { type MemoryTransport, memoryTransport } from "../../../comm/memory.ts";
 import { RpcPool } from "../../../comm/pool.ts";
@@ -55,9 +55,13 @@ async function startNode(
     pool?: PeerPool;
     answer?: ServerHandler;
     host?: string;
+    /** Takes over files of peers on the same machine. */
+    link?: boolean;
+    /** Beginning of the folder's name. */
+    prefix?: string;
   } = {},
 ): Promise<Node> {
-  const directory = await Deno.makeTempDir();
+  const directory = await Deno.makeTempDir({ prefix: options.prefix ?? "dask-ts-1-" });
   const allocate = storeAllocator(directory, FILE_BYTES_MIN);
   const store = startStore({ directory, fileBytesMin: FILE_BYTES_MIN });
   const pool = new RpcPool(transport, { allocate, timeoutMs: 2_000 });
@@ -66,7 +70,7 @@ async function startNode(
     const replaced = await options.answer?.(request);
     if (replaced !== undefined && replaced !== null) return replaced;
     if (request.op !== "get_data") return { reply: null };
-    const got = await made.peer!.answerGetData(request.fields, request.peer);
+    const got = await made.peer!.answerGetData(request.fields, request.peer, request.serializers);
     request.acknowledged().then(() => got.done());
     return got;
   }, { allocate, closeMsMax: 100 });
@@ -74,6 +78,7 @@ async function startNode(
     address: server.address,
     store: store.ref,
     pool: options.pool ?? pool,
+    ...(options.link === true ? { link: storeLinker(directory) } : {}),
     ...(options.outgoingMax === undefined ? {} : { outgoingMax: options.outgoingMax }),
     ...(options.clock === undefined ? {} : { clock: options.clock }),
   });
@@ -490,5 +495,66 @@ peerTest("many fetches at once in both directions", async (network) => {
   for (let index = 0; index < count; index++) {
     assertEquals(await bob.read(`a${index}`), noise(50_000 + index * 1_000, index));
     assertEquals(await alice.read(`b${index}`), noise(50_000 + index * 1_000, -index));
+  }
+});
+
+/** The inode behind the only file of a node. */
+function inodeOf(node: Node): number | null {
+  const [file] = node.files();
+  return Deno.statSync(`${node.directory}/${file}`).ino;
+}
+
+Deno.test(
+  "on one machine a large value is taken over without copying, and outlives its first holder",
+  async () => {
+    await using near = await startNode(tcp, { link: true });
+    await using far = await startNode(tcp);
+    const large = noise(300_000, 7);
+    await far.put("x", large, Uint8Array.of(1, 2));
+    const answer = await near.peer.ref.ask("fetch", { peer: far.address, keys: ["x", "y"] });
+    assertEquals(answer.type === "arrived" && answer.missing, ["y"]);
+    assertEquals(inodeOf(near), inodeOf(far));
+    await far.store.ref.ask("free", { keys: ["x"] });
+    await until(() => far.files().length === 0);
+    assertEquals(await near.read("x"), new Uint8Array([...large, 1, 2]));
+    await until(async () => await outgoingOf(far) === 0);
+  },
+);
+
+Deno.test("where files cannot be taken over bytes come", async () => {
+  await using near = await startNode(tcp, { link: true });
+  await using foreign = await startNode(tcp, { prefix: "other-1-" });
+  await using remote = await startNode(tcp, { host: "127.0.0.2" });
+  for (const far of [foreign, remote]) {
+    const large = noise(200_000, 8);
+    await far.put("x", large);
+    const answer = await near.peer.ref.ask("fetch", { peer: far.address, keys: ["x"] });
+    assertEquals(answer.type, "arrived");
+    assert(inodeOf(near) !== inodeOf(far));
+    assertEquals(await near.read("x"), large);
+    await near.store.ref.ask("free", { keys: ["x"] });
+    await until(() => near.files().length === 0);
+  }
+});
+
+peerTest("a peer that names files of others is not believed", async (network) => {
+  const secret = await Deno.makeTempFile();
+  await Deno.writeFile(secret, noise(100_000, 9));
+  const header = encodeMsgpack({ serializer: "pickle", writeable: [], "num-sub-frames": 1 });
+  let asked = 0;
+  const answer: ServerHandler = () => {
+    asked++;
+    const data = new Map([["x", { header, linked: [[secret, 100_000]] }]]);
+    return Promise.resolve({ reply: { status: "OK", data }, acknowledge: true });
+  };
+  try {
+    await using near = await startNode(network, { link: true });
+    await using liar = await startNode(network, { answer });
+    const got = await near.peer.ref.ask("fetch", { peer: liar.address, keys: ["x"] });
+    assertEquals(got.type, "unreachable");
+    assertEquals(asked, 2, "by files first, then by bytes");
+    assertEquals(near.files(), []);
+  } finally {
+    await Deno.remove(secret);
   }
 });
