@@ -15,9 +15,16 @@
  */
 export * from "./client/mod.ts";
 export * from "./dispatch/mod.ts";
-export { startWorker, type WorkerHandle, type WorkerOptions } from "./worker/mod.ts";
-export { current } from "./worker/execute/current.ts";
-export { NDArray } from "./protocol/nd_array.ts";
+export { startWorker, type WorkerEnd, type WorkerHandle, type WorkerOptions } from "./worker/mod.ts";
+export type { WorkerStatus } from "./worker/machine/events.ts";
+export { type Current, current } from "./worker/execute/current.ts";
+export type { TaskPermissionKind, TaskPermissions } from "./worker/execute/permissions.ts";
+export type { Logger, LogLevel } from "./base/log.ts";
+export { NDArray, type TypedArray } from "./protocol/nd_array.ts";
+export { PythonObject } from "./protocol/pickle/globals.ts";
+export type { DependencyRef, FunctionCall, FunctionRef } from "./protocol/call.ts";
+export type { Comm, CommOptions, FrameAllocator, FrameSink, Listener, Transport } from "./comm/comm.ts";
+export type { FileFrame, Frame } from "./protocol/payload.ts";
 export {
   CancelledError,
   CommClosedError,

@@ -9,6 +9,7 @@ export type LogLevel = "debug" | "info" | "warning" | "error";
 
 /** Where lines go. `fields` are plain data. */
 export interface Logger {
+  /** Takes one line, without a line feed. */
   log(level: LogLevel, message: string, fields?: Readonly<Record<string, unknown>>): void;
 }
 

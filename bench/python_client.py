@@ -22,25 +22,27 @@ def last(array):
 def main():
     address, count, round_trips, megabytes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     client = Client(address)
-    client.wait_for_workers(2)
-    a, b = list(client.scheduler_info(n_workers=-1)["workers"])
+    client.wait_for_workers(2 if count else 3)
+    named = {w["name"]: address for address, w in client.scheduler_info(n_workers=-1)["workers"].items()}
+    a, b = named["a"], named["b" if count else "c"]
     out = {}
 
-    wait(client.map(inc, range(500), pure=False))
-    cpu = time.process_time()
-    start = time.perf_counter()
-    futures = client.map(inc, range(count), pure=False)
-    wait(futures)
-    out["opsPerSecond"] = count / (time.perf_counter() - start)
-    out["clientCpuSeconds"] = time.process_time() - cpu
-    del futures
-
-    samples = []
-    for i in range(round_trips):
+    if count:
+        wait(client.map(inc, range(500), pure=False))
+        cpu = time.process_time()
         start = time.perf_counter()
-        client.submit(inc, i, pure=False).result()
-        samples.append((time.perf_counter() - start) * 1000)
-    out["roundTripMs"] = sorted(samples)[len(samples) // 2]
+        futures = client.map(inc, range(count), pure=False)
+        wait(futures)
+        out["opsPerSecond"] = count / (time.perf_counter() - start)
+        out["clientCpuSeconds"] = time.process_time() - cpu
+        del futures
+
+        samples = []
+        for i in range(round_trips):
+            start = time.perf_counter()
+            client.submit(inc, i, pure=False).result()
+            samples.append((time.perf_counter() - start) * 1000)
+        out["roundTripMs"] = sorted(samples)[len(samples) // 2]
 
     speeds = []
     for i in range(3):

@@ -393,6 +393,7 @@ export class Client implements Executor {
    * ```
    */
   submit<T>(node: Op<T>, options?: TaskOptions): Future<T>;
+  /** Submits a self-contained function with its arguments, in which nodes and futures stand for their values. */
   submit<A extends unknown[], R>(
     selfContained: (...args: A) => R,
     args: LiftAll<A>,
@@ -434,6 +435,7 @@ export class Client implements Executor {
    * ```
    */
   map<X, R>(fn: (item: X) => Op<R>, items: Iterable<X>, options?: TaskOptions): Future<R>[];
+  /** Submits one node for each item as it comes. */
   map<X, R>(
     fn: (item: X) => Op<R>,
     items: AsyncIterable<X>,
@@ -765,6 +767,7 @@ export class Client implements Executor {
     return `Client(${this.#core.address}${this.#core.ended === null ? "" : ", closed"})`;
   }
 
+  /** What `console.log` shows. */
   [Symbol.for("Deno.customInspect")](): string {
     return this.toString();
   }

@@ -273,7 +273,7 @@ export class Future<T> implements Disposable {
   }
 
   /** Marks futures for the graph. */
-  get [FUTURE](): KeyState {
+  get [FUTURE](): unknown {
     return this.#state;
   }
 
@@ -382,6 +382,7 @@ export class Future<T> implements Disposable {
     return `Future(${this.status}, ${JSON.stringify(keyText(this.key))})`;
   }
 
+  /** What `console.log` shows. */
   [Symbol.for("Deno.customInspect")](): string {
     return this.toString();
   }
@@ -394,7 +395,7 @@ export function newFuture<T>(state: KeyState): Future<T> {
 
 /** The state behind a future. Throws a `TypeError` that names `place`. */
 export function stateOf(future: unknown, place: string): KeyState {
-  if (future instanceof Future) return future[FUTURE];
+  if (future instanceof Future) return future[FUTURE] as KeyState;
   throw new TypeError(`Cannot use ${place}: expected a Future, got ${describe(future)}`);
 }
 

@@ -9,10 +9,13 @@ import type { WorkerInfo } from "./messages.ts";
 
 /** The scheduler, and who works for it. */
 export interface SchedulerInfo {
+  /** Where it listens, `"tcp://host:8786"`. */
   readonly address: string;
   /** Version of `distributed`. */
   readonly version: string;
+  /** When it began. */
   readonly started: Date;
+  /** Those registered now. */
   readonly workers: readonly WorkerInfo[];
 }
 

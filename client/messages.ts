@@ -10,10 +10,13 @@ import type { Notice } from "./machine/instructions.ts";
 
 /** A worker as the scheduler knows it. */
 export interface WorkerInfo {
+  /** Where it listens. */
   readonly address: string;
+  /** Unique among the workers of the scheduler. */
   readonly name: string;
   /** How many tasks it runs at once. */
   readonly slots: number;
+  /** What its tasks are written in. */
   readonly language: "typescript" | "python";
 }
 

@@ -23,6 +23,8 @@ export interface PythonSchedulerOptions extends PythonEnvironmentOptions {
 /** A child process of ours whose output goes to a file. */
 export interface LoggedProcess extends AsyncDisposable {
   readonly pid: number;
+  /** Holds its output; removed when it is disposed of. */
+  readonly folder: string;
   /** Resolves when it has ended. */
   readonly ended: Promise<Deno.CommandStatus>;
   /** All that it printed so far. */
@@ -136,6 +138,7 @@ export async function startLogged(
   };
   return {
     pid: child.pid,
+    folder,
     ended,
     log: () => Deno.readTextFile(logFile).catch(() => ""),
     kill,

@@ -63,6 +63,8 @@ export interface Listener extends AsyncDisposable {
 
 /** A way to connect and to listen. */
 export interface Transport {
+  /** Connects; rejects with `CommClosedError`. */
   connect(address: string, options?: CommOptions & { readonly signal?: AbortSignal }): Promise<Comm>;
+  /** Listens; `onComm` gets each connection that comes. */
   listen(address: string, onComm: (comm: Comm) => void, options?: CommOptions): Promise<Listener>;
 }

@@ -57,6 +57,7 @@ export class AsyncExecutor implements Executor {
   readonly #runs = new Set<Run>();
   #closed = false;
 
+  /** `options` hold for every node, below its own. */
   constructor(options: TaskOptions = {}) {
     this.#options = options;
   }

@@ -26,6 +26,7 @@ export class DispatchGraph {
   #parents: ReadonlyMap<GraphNode, readonly GraphNode[]>;
   #children: ReadonlyMap<GraphNode, readonly GraphNode[]>;
 
+  /** The graph of `outputs` and all that they need; `inputs` and what only they need are left out. */
   constructor(outputs: readonly AnyOp[], inputs: readonly AnyOp[] = []) {
     const ends = outputs.map((op, i) => nodeOf(op, `output ${i} of the graph`));
     const stops = new Set(inputs.map((op, i) => nodeOf(op, `input ${i} of the graph`)));
@@ -97,12 +98,14 @@ export class DispatchGraph {
     return format === "dot" ? this.#dot() : this.#svg();
   }
 
+  /** Its size and its nodes. */
   toString(): string {
     return `DispatchGraph(${this.size} nodes: ${
       this.#nodes.slice(0, 8).map((node) => node.label).join(", ")
     }${this.size > 8 ? ", …" : ""})`;
   }
 
+  /** What `console.log` shows. */
   [Symbol.for("Deno.customInspect")](): string {
     return this.toString();
   }

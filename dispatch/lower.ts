@@ -31,12 +31,15 @@ export interface LowerContext {
 
 /** One task. */
 export interface LoweredTask {
+  /** Its key. */
   readonly key: string;
   /** Name for dashboards; the part of the key before the hash, unless the key was given. */
   readonly label: string;
+  /** What is called, with references to dependencies by number. */
   readonly call: FunctionCall;
   /** Keys; {@linkcode DependencyRef}s in the call are indexes into this list. */
   readonly dependencies: readonly string[];
+  /** Options that hold for it. */
   readonly options: TaskOptions;
   /** Set on calls of Python: then `call.function` means nothing, and `args` are the arguments. */
   readonly python?: { readonly module: string; readonly name: string };

@@ -48,8 +48,11 @@ export const FUTURE: unique symbol = Symbol("dask.future");
 
 /** What the graph needs to know of a future: a result on the cluster, by key. */
 export interface FutureLike<T> {
+  /** Key of the task whose value it stands for. */
   readonly key: string;
+  /** Marks it as a future. */
   readonly [FUTURE]: unknown;
+  /** Fetches the value. */
   result(options?: Waiting): Promise<T>;
 }
 
@@ -81,15 +84,17 @@ export interface Task<A extends unknown[], R> {
 
 /** A class that lives elsewhere, typed: for `client.actor`. */
 export interface ActorTask<A extends unknown[], I extends object> {
+  /** Tells it from a task. */
   readonly actor: true;
+  /** For the compiler alone: the constructor. Never there. */
   readonly __ctor?: (...args: A) => I;
 }
 
-// deno-lint-ignore no-explicit-any
-type Ctor = new (...args: any[]) => object;
 /** The exports of a module as tasks. */
 export type Tasks<M> = {
-  [K in keyof M]: M[K] extends Ctor ? ActorTask<ConstructorParameters<M[K]>, InstanceType<M[K]>>
+  // deno-lint-ignore no-explicit-any
+  [K in keyof M]: M[K] extends new (...args: any[]) => object
+    ? ActorTask<ConstructorParameters<M[K]>, InstanceType<M[K]>>
     : M[K] extends (...a: infer A) => infer R ? Task<A, Result<R>>
     : never;
 };
@@ -104,6 +109,7 @@ export interface Node<T> {
   readonly dependencies: readonly Op<unknown>[];
   /** The part `key` of this node's result, taken where the result is. */
   at<K extends keyof T>(key: K): Op<T[K]>;
+  /** For the compiler alone: the type of the value. Never there. */
   readonly __type?: T;
 }
 

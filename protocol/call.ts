@@ -47,12 +47,15 @@ export type FunctionRef =
 
 /** Stands in the arguments where the value of a dependency goes; one level into arrays is allowed. Tagged plain data. */
 export interface DependencyRef {
+  /** Which of the dependencies, from 0. */
   readonly $dependency: number;
 }
 
 /** One call. `args` holds plain values (see `value.ts`) and {@linkcode DependencyRef}s. */
 export interface FunctionCall {
+  /** What is called. */
   readonly function: FunctionRef;
+  /** What it is called with. */
   readonly args: readonly unknown[];
 }
 

@@ -9,7 +9,9 @@
  * Whoever created the file owns it; others only read it while they hold a lease on the payload.
  */
 export interface FileFrame {
+  /** Path of the file. */
   readonly file: string;
+  /** Its size. */
   readonly byteLength: number;
 }
 

@@ -53,6 +53,7 @@ const FAREWELL_MS_MAX = 1_500;
 
 /** How a worker ended. */
 export interface WorkerEnd {
+  /** In words, for people. */
   readonly reason: string;
   /** Whether a bug of ours ended it. */
   readonly crashed: boolean;

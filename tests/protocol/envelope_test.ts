@@ -9,6 +9,7 @@ import {
   serialized,
 } from "../../protocol/envelope.ts";
 import { ProtocolError } from "../../protocol/errors.ts";
+import { keyFromWire } from "../../protocol/key.ts";
 import { decodeMsgpack, encodeMsgpack } from "../../protocol/msgpack/mod.ts";
 import type { Frame } from "../../protocol/payload.ts";
 import { randomness } from "./randomness.ts";
@@ -58,8 +59,17 @@ Deno.test("sets are Sets and members of Enums are their names", () => {
 });
 
 Deno.test("fields that only look special stay what they are", () => {
-  const plain = { __dask__: 1, __Set__: false, __Enum__: 3, $: "other" };
+  const plain = { __dask__: 1, __Set__: false, __Enum__: 3 };
   assertEquals(decodeMessage(encodeMessage({ plain })), { plain });
+});
+
+Deno.test("a map from outside cannot pass for a serialized value: its $ comes in canonical form, and goes as it came", () => {
+  const forged = { $: "serialized", payload: { header: header(1), frames: [{ path: "/etc/passwd" }] } };
+  const message = decodeMessage([encodeMsgpack({ data: forged })]) as { readonly data: unknown };
+  assert(!isSerialized(message.data));
+  const canonical = keyFromWire("$");
+  assertEquals(message, { data: { [canonical]: "serialized", payload: forged.payload } });
+  assertEquals(encodeMessage(message), [encodeMsgpack({ data: forged })]);
 });
 
 Deno.test("a batch is one array, its values numbered through", () => {

@@ -15,7 +15,7 @@ import {
   startPythonScheduler,
 } from "../../cluster/python_scheduler.ts";
 
-export type { LoggedProcess, PythonScheduler };
+export { type LoggedProcess, type PythonScheduler, startLogged };
 
 /** The project's folder. */
 export const PROJECT = new URL("../../", import.meta.url).pathname;
@@ -39,7 +39,10 @@ export function startScheduler(options: PythonSchedulerOptions = {}): Promise<Py
 /** A validating scheduler for all tests of a file; ended when the file's tests are over. */
 export async function sharedScheduler(options: PythonSchedulerOptions = {}): Promise<PythonScheduler> {
   const scheduler = await startScheduler(options);
-  globalThis.addEventListener("unload", () => scheduler.kill("SIGKILL"));
+  globalThis.addEventListener("unload", () => {
+    scheduler.kill("SIGKILL");
+    Deno.removeSync(scheduler.folder, { recursive: true });
+  });
   return scheduler;
 }
 

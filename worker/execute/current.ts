@@ -8,6 +8,7 @@ import { DaskError } from "../../protocol/errors.ts";
 
 /** The task that runs. */
 export interface Current {
+  /** Its key. */
   readonly key: string;
   /** Which try this is, from 1. */
   readonly attempt: number;

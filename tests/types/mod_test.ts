@@ -1,0 +1,193 @@
+/**
+ * What the compiler must accept and refuse of `mod.ts`. It fails at `deno check`; the one test here only makes the
+ * file count.
+ *
+ * @module
+ */
+import {
+  asCompleted,
+  AsyncExecutor,
+  CancelledError,
+  type Client,
+  CommClosedError,
+  connect,
+  type ConnectOptions,
+  current,
+  DaskError,
+  data,
+  DependencyError,
+  DispatchGraph,
+  type Executor,
+  type Future,
+  type FutureStatus,
+  NDArray,
+  type Op,
+  op,
+  ProtocolError,
+  type SchedulerInfo,
+  SerializationError,
+  startWorker,
+  type Task,
+  task,
+  TaskError,
+  type TaskOptions,
+  tasks,
+  wait,
+  type WorkerHandle,
+  type WorkerInfo,
+  WorkerLostError,
+  type WorkerOptions,
+} from "../../mod.ts";
+
+type Eq<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B ? 1 : 2) ? true : false;
+const ok = <T extends true>(_?: T): void => {};
+
+interface Module {
+  add(a: number, b: number): number;
+  divmod(a: number, b: number): [number, number];
+  load(path: string): Promise<Float64Array>;
+  lines(url: string): AsyncGenerator<string>;
+  total(parts: number[]): number;
+}
+
+/** Never called: only the compiler reads it. */
+async function contract(client: Client): Promise<void> {
+  const t = tasks<Module>("file:///nowhere/tasks.ts");
+
+  // Nodes and functions are submitted; what comes back carries the type, promises and generators unwrapped.
+  const sum = client.submit(t.add(1, 2));
+  ok<Eq<typeof sum, Future<number>>>();
+  const called = client.submit((a: number, b: string) => `${a}${b}`, [1, "x"], { retries: 2 });
+  ok<Eq<typeof called, Future<string>>>();
+  const awaited = client.submit(async (a: number) => await Promise.resolve([a]), [1]);
+  ok<Eq<typeof awaited, Future<number[]>>>();
+  const loaded = client.submit(t.load("a"), { priority: 1, signal: AbortSignal.timeout(5) });
+  ok<Eq<typeof loaded, Future<Float64Array>>>();
+  const lines = client.submit(t.lines("u"));
+  ok<Eq<typeof lines, Future<string[]>>>();
+
+  // Futures and nodes stand for their values in arguments, also as items of lists.
+  client.submit(t.add(sum, t.add(sum, 1)));
+  client.submit((a: number, b: number) => a + b, [sum, t.add(1, 1)]);
+  client.submit(t.total([sum, 1, t.add(1, 1)]));
+  const scattered = await client.scatter({ rows: [1, 2] });
+  ok<Eq<typeof scattered, Future<{ rows: number[] }>>>();
+  client.submit(op((table: { rows: number[] }) => table.rows.length, scattered));
+  const known = client.future<Float64Array>("load-1");
+  ok<Eq<typeof known, Future<Float64Array>>>();
+
+  // Reading.
+  const value = await sum.result();
+  ok<Eq<typeof value, number>>();
+  const settled = await sum.settled();
+  ok<Eq<typeof settled, PromiseSettledResult<number>>>();
+  ok<Eq<typeof sum.status, FutureStatus>>();
+  ok<Eq<typeof sum.key, string>>();
+  const gathered = await client.gather([sum, loaded, called]);
+  ok<Eq<typeof gathered, [number, Float64Array, string]>>();
+  const list: Future<number>[] = [sum, sum];
+  const numbers = await client.gather(list);
+  ok<Eq<typeof numbers, number[]>>();
+
+  // Many.
+  const mapped = client.map((i: number) => t.add(i, 1), [1, 2, 3], { label: "plus" });
+  ok<Eq<typeof mapped, Future<number>[]>>();
+  const stream = client.map(
+    (i: string) => t.load(i),
+    (async function* () {
+      yield "a";
+    })(),
+    { maxPending: 8 },
+  );
+  ok<Eq<typeof stream, AsyncIterableIterator<Future<Float64Array>>>>();
+  for await (const future of asCompleted(mapped)) ok<Eq<typeof future, Future<number>>>();
+  await wait(mapped);
+
+  // The client is an executor, and so is the process itself.
+  const executors: Executor[] = [client, new AsyncExecutor()];
+  void executors;
+  const run = await client.run([t.add(1, 2), t.load("a"), data("x")]);
+  ok<Eq<typeof run, [number, Float64Array, string]>>();
+  const [first, second] = await client.runSettled([t.add(1, 2), data("x")]);
+  ok<Eq<typeof first, PromiseSettledResult<number>>>();
+  ok<Eq<typeof second, PromiseSettledResult<string>>>();
+  const all = await client.run(new DispatchGraph([t.add(1, 2)]));
+  ok<Eq<typeof all, unknown[]>>();
+
+  const plus = task((a: number) => a + 1);
+  ok<Eq<ReturnType<typeof plus>, Op<number>>>();
+  plus.with({ pure: false })(sum);
+  const limited: Client = client.with({ workers: ["tcp://h:1"], resources: { GPU: 1 } });
+  void limited;
+
+  const info = await client.schedulerInfo();
+  ok<Eq<typeof info, SchedulerInfo>>();
+  const workers = await client.workers();
+  ok<Eq<typeof workers, readonly WorkerInfo[]>>();
+  const worker = await startWorker({ address: "h:8786", slots: 2, memoryLimit: "2GiB" });
+  ok<Eq<typeof worker, WorkerHandle>>();
+  ok<Eq<Parameters<typeof startWorker>[0], string | WorkerOptions | undefined>>();
+  ok<Eq<Parameters<typeof connect>[0], string | ConnectOptions | undefined>>();
+  const signal: AbortSignal = current().signal;
+  void signal;
+
+  // Errors form one tree.
+  const errors: DaskError[] = [
+    new CancelledError(""),
+    new CommClosedError("", ""),
+    new ProtocolError(""),
+    new SerializationError(""),
+    new TaskError("", { key: "k" }),
+  ];
+  void errors;
+  const lost: TaskError = new WorkerLostError("", { key: "k", attempts: [] });
+  const dependency: TaskError = new DependencyError("", { key: "k", origin: "o" });
+  void [lost, dependency];
+
+  // @ts-expect-error a wrong argument is refused
+  client.submit((a: number) => a, ["1"]);
+  // @ts-expect-error so is a future of a wrong type
+  client.submit((a: number) => a, [called]);
+  // @ts-expect-error and a future of a wrong type in a task's call
+  t.add(called, 1);
+  // @ts-expect-error and one among the items of a list
+  t.total([sum, called]);
+  // @ts-expect-error too few arguments
+  client.submit((a: number, b: number) => a + b, [1]);
+  // @ts-expect-error arguments come as a list
+  client.submit((a: number) => a, 1);
+  // @ts-expect-error a value is no node
+  client.submit(42);
+  // @ts-expect-error options are known by name
+  client.submit(t.add(1, 2), { retry: 2 });
+  // @ts-expect-error and by type
+  client.submit(t.add(1, 2), { retries: "2" });
+  // @ts-expect-error futures are gathered, not nodes
+  client.gather([t.add(1, 2)]);
+  // @ts-expect-error nodes are run, not futures
+  client.run([sum]);
+  // @ts-expect-error a mapped function gives nodes
+  client.map((i: number) => i + 1, [1, 2]);
+  // @ts-expect-error items have the type that the function takes
+  client.map((i: number) => t.add(i, 1), ["a"]);
+  // @ts-expect-error a future is a handle, not a promise
+  sum.then(() => {});
+  // @ts-expect-error a future is read by result()
+  const wrong: number = sum;
+  void wrong;
+  // @ts-expect-error the status is read
+  sum.status = "finished";
+  // @ts-expect-error slots are a number
+  startWorker({ slots: "2" });
+  // @ts-expect-error the address is a text
+  connect(8786);
+}
+
+Deno.test("types: the public face", () => {
+  void contract;
+  ok<Eq<TaskOptions["retries"], number | undefined>>();
+  const inc: Task<[a: number], number> = task((a: number) => a + 1);
+  const node: Op<number> = inc(1);
+  void node;
+  void NDArray;
+});
