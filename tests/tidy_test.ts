@@ -103,13 +103,6 @@ Deno.test("library code names third-party modules only in deps.ts files, with ex
   assertEquals(broken, []);
 });
 
-Deno.test("tests read nothing outside the project", () => {
-  const broken = [...sources.values()].filter(({ path, text }) =>
-    path !== "tests/tidy_test.ts" && /shared\/(design|vectors)|\/work\//.test(text)
-  ).map(({ path }) => path);
-  assertEquals(broken, []);
-});
-
 function readSources(): Map<string, Source> {
   const found = new Map<string, Source>();
   const walk = (folder: string): void => {
