@@ -15,8 +15,7 @@ const NAME = /^dask-ts-\d+-/;
 /** Marks a folder as in use until it is released or this process ends. Several may hold the same. */
 export function holdDirectory(path: string): { release(): void } {
   const name = `${path}/${LOCK_FILE}`;
-  const file = Deno.openSync(name, { write: true, create: true, mode: 0o600 });
-  file.lockSync(false);
+  const file = openLocked(name);
   return {
     release() {
       file.close();
@@ -25,6 +24,22 @@ export function holdDirectory(path: string): { release(): void } {
       } catch { /* went with its folder, or with another holder */ }
     },
   };
+}
+
+/** The file gets its name when it is locked: others take an unlocked one for a dead worker's. */
+function openLocked(name: string): Deno.FsFile {
+  try {
+    const file = Deno.openSync(name, { write: true });
+    file.lockSync(false);
+    return file;
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+  const unnamed = `${name}-${crypto.randomUUID()}`;
+  const file = Deno.openSync(unnamed, { write: true, createNew: true, mode: 0o600 });
+  file.lockSync(false);
+  Deno.renameSync(unnamed, name);
+  return file;
 }
 
 /**

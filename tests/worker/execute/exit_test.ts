@@ -67,3 +67,33 @@ Deno.test("folders of workers that are gone are removed, those in use are not", 
   assertEquals(removeStaleDirectories(`${base}/nowhere`), []);
   Deno.removeSync(base, { recursive: true });
 });
+
+Deno.test("a folder is never taken for a dead worker's while its worker starts", async () => {
+  const base = Deno.makeTempDirSync();
+  const module = import.meta.resolve("../../../worker/execute/directory_lock.ts");
+  const code = `import { removeStaleDirectories } from ${JSON.stringify(module)};
+    console.log("ready");
+    for (const end = Date.now() + 30_000; Date.now() < end;) removeStaleDirectories(${
+    JSON.stringify(base)
+  });`;
+  const remover = new Deno.Command(Deno.execPath(), {
+    args: ["eval", "--quiet", code],
+    stdout: "piped",
+  }).spawn();
+  const output = remover.stdout.getReader();
+  await output.read();
+  const holds = [];
+  for (let i = 0; i < 300; i++) {
+    const path = `${base}/dask-ts-${i}-x`;
+    Deno.mkdirSync(path);
+    holds.push({ path, hold: holdDirectory(path) });
+  }
+  remover.kill("SIGKILL");
+  await remover.status;
+  await output.cancel();
+  for (const { path, hold } of holds) {
+    Deno.statSync(path);
+    hold.release();
+  }
+  Deno.removeSync(base, { recursive: true });
+});
