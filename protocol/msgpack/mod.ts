@@ -11,6 +11,7 @@
  *
  * @module
  */
+import { decodeAscii } from "../ascii.ts";
 import { Decoder, Encoder } from "../deps.ts";
 import { ProtocolError } from "../errors.ts";
 import { ESCAPE, keyToWire, mapKeyFromWire } from "../key.ts";
@@ -252,16 +253,12 @@ class DaskDecoder extends Decoder {
     const start = this.pos + headerOffset;
     const end = start + byteLength;
     if (end > bytes.byteLength) throw new RangeError("Insufficient data");
-    // Short ASCII is what the library does well, and it caches map keys.
-    let at = byteLength <= SHORT_TEXT_BYTES_MAX ? start : end + 1;
-    while (at < end && bytes[at]! < 0x80) at++;
-    if (at === end) {
-      const text = super.decodeUtf8String(byteLength, headerOffset);
-      // The library refuses this key before it asks the converter.
-      return text === "__proto__" && this.stateIsMapKey() ? PROTO : text;
-    }
     this.pos = end;
-    return utf8.decode(bytes.subarray(start, end)); // fatal, and keeps a byte order mark; the library's is neither
+    const text = decodeAscii(bytes, start, end);
+    // The library's own is neither fatal, nor does it keep a byte order mark.
+    if (text === null) return utf8.decode(bytes.subarray(start, end));
+    // The library refuses this key before it asks the converter.
+    return text === "__proto__" && this.stateIsMapKey() ? PROTO : text;
   }
 
   protected override readU64(): number | bigint {
@@ -289,8 +286,6 @@ class DaskDecoder extends Decoder {
   }
 }
 
-/** Longer texts are decoded faster by `TextDecoder`, bytes. */
-const SHORT_TEXT_BYTES_MAX = 64;
 const ESCAPE_CODE = ESCAPE.charCodeAt(0);
 const UNDERSCORE_CODE = 95;
 const TAG_CODE = 36; // "$"
