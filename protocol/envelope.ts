@@ -62,6 +62,11 @@ export class Batch {
   /** Bytes so far, without lengths. */
   byteLength = 0;
 
+  /** Messages so far. */
+  get size(): number {
+    return this.#parts.length - 1;
+  }
+
   /**
    * Adds a message; later changes to it are not seen.
    *

@@ -34,8 +34,14 @@ class RecordingComm implements Comm {
   readonly writes: Frame[][][] = [];
   readonly #held: (() => void)[] = [];
   hold = false;
+  #onWrite: () => void = () => {};
+  /** Resolves when there are so many writes. */
+  async written(count: number): Promise<void> {
+    while (this.writes.length < count) await new Promise<void>((resolve) => this.#onWrite = resolve);
+  }
   send(...messages: readonly (readonly Frame[])[]): Promise<void> {
     this.writes.push(messages.map((message) => [...message]));
+    this.#onWrite();
     return this.hold ? new Promise((resolve) => this.#held.push(resolve)) : Promise.resolve();
   }
   release(): void {
@@ -94,6 +100,24 @@ Deno.test("B12 with an interval the first batch goes at once, what follows close
   channel.sendBatched({ n: 3 });
   await channel.close();
   assertEquals(comm.writes, [[encodeMessage([{ n: 1 }])], [encodeMessage([{ n: 2 }, { n: 3 }])]]);
+});
+
+Deno.test("after very many messages the next batch gathers for four intervals", async () => {
+  const comm = new RecordingComm();
+  const channel = await openChannel(comm, { handshake: false, batchIntervalMs: 100 });
+  channel.sendBatched(0);
+  await turn();
+  for (let n = 1; n <= 20_000; n++) channel.sendBatched(n);
+  await comm.written(2);
+  const busyAt = performance.now();
+  channel.sendBatched("busy");
+  await comm.written(3);
+  const calmAt = performance.now();
+  assert(calmAt - busyAt >= 250, `the third batch went after ${calmAt - busyAt} ms`);
+  channel.sendBatched("calm");
+  await comm.written(4);
+  await channel.close();
+  assertEquals(comm.writes.slice(2), [[encodeMessage(["busy"])], [encodeMessage(["calm"])]]);
 });
 
 Deno.test("B13 three messages, and two after a pause, arrive as two lists, in order", async () => {
