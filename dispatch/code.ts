@@ -7,6 +7,7 @@
  */
 import { sha256Hex } from "../base/sha256.ts";
 import { DaskError } from "../protocol/errors.ts";
+import { CODE_KEY_PREFIX } from "../protocol/key.ts";
 import type { FunctionRef } from "../protocol/call.ts";
 import { externalSpecifiers, finishBundle, readExports, readPackages } from "./bundle.ts";
 import { checkClosure, type Verdict } from "./closure.ts";
@@ -200,7 +201,7 @@ class Module {
         `Cannot send "${this.url.href}": its bundle has the SHA-256 ${hash}, expected ${this.#integrity}`,
       );
     }
-    const bundle = bundles.get(hash) ?? { key: `code-${hash.slice(0, 32)}`, hash, bytes };
+    const bundle = bundles.get(hash) ?? { key: `${CODE_KEY_PREFIX}${hash.slice(0, 32)}`, hash, bytes };
     bundles.set(hash, bundle);
     return {
       kind: "bundle",

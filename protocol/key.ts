@@ -52,6 +52,9 @@ export function keyToWire(key: Key): WireKey {
   }
 }
 
+/** Keys of module code begin so; the hash of the code follows. */
+export const CODE_KEY_PREFIX = "code-";
+
 /** The key as Python would print it, for people: `x-1`, `('x', 0)`. */
 export function keyText(key: Key): string {
   return key.charCodeAt(0) === ESCAPE_CODE ? pythonText(keyToWire(key), true) : key;

@@ -4,12 +4,14 @@
  *
  * @module
  */
+import { CODE_KEY_PREFIX } from "../../protocol/key.ts";
 import type {
   AcquireReplicas,
   CancelCompute,
   ComputeTask,
   DataAdded,
   FreeKeys,
+  Key,
   RefreshWhoHas,
   RemoveReplicas,
   RemoveWorker,
@@ -185,9 +187,17 @@ function onRemoveReplicas(world: World, { keys }: RemoveReplicas): void {
     const task = world.tasks.get(key);
     if (task === undefined) continue;
     if (task.state.name !== "memory") dropGiven(world, task);
-    else if (inUse(task)) announce(world, task);
+    else if (inUse(task) || isCodeInUse(world, key)) announce(world, task);
     else move(world, task, RELEASED);
   }
+}
+
+/**
+ * Code that is loaded here is in use until the worker leaves: its next task would only fetch it again, and the scheduler
+ * gives tasks to holders of what they depend on, so that one holder of the code would get all of them.
+ */
+function isCodeInUse(world: World, key: Key): boolean {
+  return key.startsWith(CODE_KEY_PREFIX) && (world.status === "running" || world.status === "paused");
 }
 
 /** After the dependencies of tasks of default priority, before those of low priority, as in dask. */

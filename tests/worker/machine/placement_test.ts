@@ -253,3 +253,18 @@ Deno.test("WorkerMachine gives up a replica that is only waited with, and fetche
   assertEquals(ready.when(removeReplicas("d")), ["release-worker-data d", "free d", "fetch alice d"]);
   assertEquals(ready.state("x"), "waiting");
 });
+
+Deno.test("WorkerMachine keeps the code of a module until it leaves, and says so", () => {
+  const code = "code-0123456789abcdef0123456789abcdef";
+  const worker = new TestWorker().given(
+    compute("x", { needs: { [code]: ["alice"] } }),
+    arrived("alice", [code]),
+    started("x"),
+    succeeded("x"),
+  );
+  assertEquals(worker.when(removeReplicas(code)), [`add-keys ${code}`]);
+  worker.given(status("closing_gracefully"));
+  assertEquals(worker.when(removeReplicas(code)), [`release-worker-data ${code}`, `free ${code}`]);
+  worker.given(status("running"), acquire({ [code]: ["alice"] }), arrived("alice", [code]));
+  assertEquals(worker.when(free(code)), [`release-worker-data ${code}`, `free ${code}`]);
+});
