@@ -77,7 +77,7 @@ const RETRY_MS = 10_000;
 /** How often a call is placed again after its executor died before it began. */
 const PLACEMENTS_MAX = 4;
 /** How long after it was sent a call that is told neither as started nor as ended is looked up in the ledger, ms. */
-const LOOK_AFTER_MS = 2;
+const LOOK_AFTER_MS = 10;
 /** How long an idle slot waits for a fresh call before it takes one that waits elsewhere, ms. */
 const MOVE_AFTER_MS = 1;
 
