@@ -10,16 +10,12 @@ import type { RpcPool } from "../comm/pool.ts";
 import { normalizeAddress, SCHEDULER_PORT } from "../protocol/address.ts";
 import { CommClosedError, DaskError } from "../protocol/errors.ts";
 import { readRecord } from "../protocol/read.ts";
+import { checkRelease } from "../protocol/release.ts";
 import { readDashboardPort, readVersion, readWorkers } from "./identity.ts";
 import type { WorkerInfo } from "./messages.ts";
 
 /** Time for the whole of connecting unless told otherwise, ms. */
 export const CONNECT_MS = 30_000;
-/** Releases of `distributed` from this one on speak as this client does. */
-const OLDEST = [2025, 4, 0] as const;
-/** The newest release that was tried, by year and month. */
-const NEWEST = [2026, 8] as const;
-
 /** Where the scheduler may be found. */
 export interface SchedulerPlace {
   readonly address?: string;
@@ -109,7 +105,7 @@ export async function register(options: HandshakeOptions): Promise<Registered> {
     stream = await connectChannel(transport, address, { timeoutMs, signal });
     const versions = await scheduler.call(address, { op: "versions" }, { signal });
     const version = readVersion(versions);
-    checkVersion(version, address, logger);
+    checkRelease(version, address, logger);
     const identity = await scheduler.call(address, { op: "identity" }, { signal });
     // The scheduler's own versions: they fit, and nobody is told that ours do not.
     stream.send({ op: "register-client", client: clientId, versions, reply: false });
@@ -145,37 +141,4 @@ function readStart(message: unknown, address: string): void {
   if (typeof error === "string" && error !== "") {
     throw new DaskError(`Cannot register with the scheduler at ${address}: ${error}`);
   }
-}
-
-function checkVersion(version: string, address: string, logger: Logger): void {
-  const parts = /^(\d+)\.(\d+)(?:\.(\d+))?/.exec(version);
-  if (parts === null) {
-    return logger.log(
-      "warning",
-      `The scheduler at ${address} has the unknown version "${version}"; going on`,
-    );
-  }
-  const [year, month, patch] = parts.slice(1).map((part) => Number(part ?? 0)) as [number, number, number];
-  if (compare([year, month, patch], OLDEST) < 0) {
-    throw new DaskError(
-      `Cannot work with the scheduler at ${address}: it runs dask ${version}, expected ${
-        OLDEST.join(".")
-      } or later; ` +
-        `upgrade it by "pip install --upgrade distributed"`,
-    );
-  }
-  if (compare([year, month], NEWEST) > 0) {
-    logger.log(
-      "warning",
-      `The scheduler at ${address} runs dask ${version}, newer than ${
-        NEWEST.join(".")
-      }, the last release that this ` +
-        `client was tried with; going on`,
-    );
-  }
-}
-
-function compare(a: readonly number[], b: readonly number[]): number {
-  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return a[i]! - b[i]!;
-  return 0;
 }

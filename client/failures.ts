@@ -13,6 +13,7 @@ import {
 } from "../protocol/errors.ts";
 import { isSerialized } from "../protocol/envelope.ts";
 import { type Key, keyText } from "../protocol/key.ts";
+import { NEWEST_RELEASE, OLDEST_RELEASE } from "../protocol/release.ts";
 import { readException } from "../protocol/remote_error.ts";
 import { addressBehind } from "../protocol/whereabouts.ts";
 import type { Diagnosis } from "./messages.ts";
@@ -45,7 +46,7 @@ export async function failureError(
   if (failure.formRefused) {
     return new DaskError(
       `The scheduler (dask ${schedulerVersion}) does not understand the graphs of this client, which is made for ` +
-        `dask 2025.4.0 to 2026.8; use one of these releases. It says: ${told}`,
+        `dask ${OLDEST_RELEASE} to ${NEWEST_RELEASE}; use one of these releases. It says: ${told}`,
     );
   }
   const killed = KILLED_WORKER.test(data.pythonClass ?? data.name);

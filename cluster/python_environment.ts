@@ -6,12 +6,9 @@
  * @module
  */
 import { DaskError } from "../protocol/errors.ts";
+import { isTestedRelease, NEWEST_RELEASE } from "../protocol/release.ts";
 
-/** Oldest dask release that speaks the protocol of this library. */
-export const OLDEST_DASK = "2025.4.0";
-/** Newest dask release that the tests ran against; also what a private environment gets. */
-export const NEWEST_DASK = "2026.8.0";
-const REQUIREMENTS = [`dask==${NEWEST_DASK}`, `distributed==${NEWEST_DASK}`, "numpy>=1.26,<3"];
+const REQUIREMENTS = [`dask==${NEWEST_RELEASE}`, `distributed==${NEWEST_RELEASE}`, "numpy>=1.26,<3"];
 
 /** A Python interpreter that can run `python -m dask scheduler`. */
 export interface PythonEnvironment {
@@ -35,7 +32,7 @@ const PROBE = "import sys, numpy, distributed; print(sys.executable); print(dist
 
 /**
  * Gives a Python with `distributed` and `numpy`: that of the `dask` on PATH when its version is inside the tested
- * range ({@linkcode OLDEST_DASK} to {@linkcode NEWEST_DASK}), else a private one, made at the first call.
+ * range (`protocol/release.ts`), else a private one, made at the first call.
  *
  * @throws {DaskError} in one line that names the remedy, when there is no Python 3 or the package index is out of reach.
  */
@@ -53,7 +50,7 @@ async function onPath(): Promise<PythonEnvironment | null> {
   const python = firstLine.startsWith("#!") ? firstLine.slice(2).trim().split(" ")[0] : undefined;
   if (python === undefined || python === "") return null;
   const environment = await probe(python, "PATH");
-  return environment !== null && inTestedRange(environment.version) ? environment : null;
+  return environment !== null && isTestedRelease(environment.version) ? environment : null;
 }
 
 async function privateEnvironment(options: PythonEnvironmentOptions): Promise<PythonEnvironment> {
@@ -64,7 +61,7 @@ async function privateEnvironment(options: PythonEnvironmentOptions): Promise<Py
   using lock = await Deno.open(`${directory}.lock`, { create: true, write: true });
   await lock.lock(true);
   const ready = await probe(python, "private");
-  if (ready !== null && inTestedRange(ready.version)) return ready;
+  if (ready !== null && isTestedRelease(ready.version)) return ready;
 
   const base = (await which("python3")) ?? (await which("python"));
   if (base === null) {
@@ -93,21 +90,6 @@ async function privateEnvironment(options: PythonEnvironmentOptions): Promise<Py
     );
   }
   return environment;
-}
-
-/** Whether a dask version, as `2026.7.1`, is one that the tests ran against. */
-export function inTestedRange(version: string): boolean {
-  return compareVersions(version, OLDEST_DASK) >= 0 && compareVersions(version, NEWEST_DASK) <= 0;
-}
-
-/** Order of two calendar versions: negative, zero or positive. What is not a number counts as 0. */
-export function compareVersions(a: string, b: string): number {
-  const [x, y] = [a, b].map((version) => version.split(".").map((part) => Number.parseInt(part, 10) || 0));
-  for (let i = 0; i < 3; i++) {
-    const difference = (x?.[i] ?? 0) - (y?.[i] ?? 0);
-    if (difference !== 0) return difference;
-  }
-  return 0;
 }
 
 async function probe(python: string, source: PythonEnvironment["source"]): Promise<PythonEnvironment | null> {

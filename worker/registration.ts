@@ -8,10 +8,7 @@ import { type Channel, openChannel } from "../comm/channel.ts";
 import type { Comm, Transport } from "../comm/comm.ts";
 import { CommClosedError, DaskError } from "../protocol/errors.ts";
 import { type Fields, readNumber, readRecord, readString } from "../protocol/read.ts";
-
-/** Releases of dask whose protocol this worker speaks: the first, and the last that the tests ran against. */
-const RELEASE_MIN = [2025, 4, 0];
-const RELEASE_TESTED = [2026, 8];
+import { checkRelease } from "../protocol/release.ts";
 
 /** One attempt to reach the scheduler takes at most this, ms. */
 const ATTEMPT_MS_MAX = 6_000;
@@ -122,47 +119,8 @@ export async function askVersions(channel: Channel, logger: Logger): Promise<unk
   const versions = await ask(channel, { op: "versions", reply: true }, "versions");
   const packages = readRecord(versions, "versions")["packages"];
   const release = (packages as Fields | undefined)?.["distributed"];
-  checkRelease(typeof release === "string" ? release : "of unknown release", channel.peer, logger);
+  checkRelease(typeof release === "string" ? release : "", channel.peer, logger);
   return versions;
-}
-
-/**
- * Whether we speak with this release: an older one throws, a newer one is worth a warning.
- *
- * @throws {DaskError} naming the release and the remedy.
- */
-export function checkRelease(release: string, address: string, logger: Logger): void {
-  const numbers = /^(\d+)\.(\d+)(?:\.(\d+))?/.exec(release)?.slice(1).map((digits) => Number(digits ?? 0));
-  if (numbers === undefined) {
-    return logger.log(
-      "warning",
-      `The scheduler at ${address} does not tell its release (${release}): it may not understand us`,
-    );
-  }
-  if (compare(numbers, RELEASE_MIN) < 0) {
-    throw new DaskError(
-      `Cannot work for the scheduler at ${address}: it is dask ${release}, ${
-        RELEASE_MIN.join(".")
-      } or later is needed; ` +
-        `upgrade it, as with: pip install -U distributed`,
-    );
-  }
-  if (compare(numbers.slice(0, 2), RELEASE_TESTED) > 0) {
-    logger.log(
-      "warning",
-      `The scheduler at ${address} is dask ${release}, newer than the releases this worker was tested with (up to ${
-        RELEASE_TESTED.join(".")
-      })`,
-    );
-  }
-}
-
-function compare(a: readonly number[], b: readonly number[]): number {
-  for (const [index, number] of b.entries()) {
-    const difference = (a[index] ?? 0) - number;
-    if (difference !== 0) return difference;
-  }
-  return 0;
 }
 
 /** What the scheduler is told of a new worker. */

@@ -245,7 +245,7 @@ Deno.test("a closing worker says so, unregisters and closes its stream, in this 
 Deno.test("an older scheduler is refused by its release, a newer one warned of", async () => {
   await using old = await FakeScheduler.start("2025.3.0");
   const error = await assertRejects(() => startWorker({ address: old.address, slots: 1 }), DaskError);
-  assertStringIncludes(error.message, "it is dask 2025.3.0, 2025.4.0 or later is needed");
+  assertStringIncludes(error.message, "it runs dask 2025.3.0, expected 2025.4.0 or later");
   assertStringIncludes(error.message, "pip install");
   await using young = await FakeScheduler.start("2027.1.0");
   const lines: Line[] = [];
