@@ -42,6 +42,8 @@ export interface ClientActorOptions {
   readonly workers: RpcPool;
   readonly logger: Logger;
   readonly clock: Clock;
+  /** Somebody told a topic something that this client listens to. Called inside the actor's turns. */
+  readonly heard: (topic: string, event: unknown) => void;
   /** News for futures. Called inside the actor's turns. */
   readonly tell: (news: readonly News[]) => void;
   /** The scheduler is lost, or a bug ended the actor: nothing will come any more. Called at most once. */
@@ -92,6 +94,8 @@ class Shell {
   /** When to look next who is there; Infinity while looking, or before there is a stream. */
   #lookAt = Infinity;
   readonly #awaited = new Map<number, WorkersAwaited>();
+  /** What is to be said when there is a stream. */
+  #unsaid: Readonly<Record<string, unknown>>[] = [];
 
   constructor(options: ClientActorOptions) {
     this.#options = options;
@@ -122,6 +126,7 @@ class Shell {
         this.#awaited.get(number)?.asker.answer();
         this.#awaited.delete(number);
       },
+      say: (message) => this.#say(message),
       "stream-ended": ({ reason }) => this.#fail(new DaskError(reason)),
       counts: (_, asker) => asker.answer(this.#machine.counts()),
     }, { onCrash: (error) => this.#fail(error) });
@@ -136,6 +141,7 @@ class Shell {
     this.#timers.set("heartbeat", this.#heardAt + this.#heartbeatMs);
     this.actor.ref.tell("workers", workers);
     this.actor.ref.tell("events", [{ type: "connected" }]);
+    for (const message of this.#unsaid.splice(0)) this.actor.ref.tell("say", message);
     this.#lookAt = -Infinity; // to be set by the next turn
   }
 
@@ -183,6 +189,11 @@ class Shell {
     ref.tell("stream-ended", { reason });
   }
 
+  #say(message: Readonly<Record<string, unknown>>): void {
+    if (this.#stream === null) this.#unsaid.push(message);
+    else this.#stream.sendBatched(message);
+  }
+
   #handle(events: readonly ClientEvent[]): void {
     this.#perform(this.#machine.handle(events), NO_VALUES);
     this.#planLook();
@@ -203,6 +214,9 @@ class Shell {
       switch (read.type) {
         case "heartbeat-interval":
           if (read.ms >= 100) this.#heartbeatMs = Math.min(read.ms, HEARTBEAT_MS);
+          break;
+        case "topic":
+          this.#options.heard(read.topic, read.event);
           break;
         case "scheduler-error":
           logger.log("error", `The scheduler reports: ${readException(read.exception, null).message}`);

@@ -41,6 +41,21 @@ import { encodeValue } from "../protocol/value.ts";
 import { type ClientActor, startClientActor } from "./actor.ts";
 import { CONNECT_MS, register, schedulerAddress } from "./connect.ts";
 import {
+  acquire,
+  dataset,
+  datasets,
+  events,
+  type Lease,
+  logEvent,
+  pastEvents,
+  publish,
+  Queue,
+  SharedEvent,
+  type Sharing,
+  unpublish,
+  Variable,
+} from "./coordination.ts";
+import {
   abortable,
   asCompleted,
   describe,
@@ -166,6 +181,8 @@ class Core implements KeyOwner {
   /** Numbers of the last want and the last wait. */
   #wants = 0;
   #waits = 0;
+  /** Who listens to which topic. */
+  readonly #listeners = new Map<string, Set<(event: unknown) => void>>();
   /** What happened in this turn. */
   #events: ClientEvent[] = [];
   #ended: Error | null = null;
@@ -193,6 +210,7 @@ class Core implements KeyOwner {
       clock: systemClock,
       validate: parts.validate ?? false,
       tell: (news) => this.#hear(news),
+      heard: (topic, event) => this.#listeners.get(topic)?.forEach((hear) => hear(event)),
       lost: (error) => this.#lose(error),
     });
   }
@@ -261,15 +279,46 @@ class Core implements KeyOwner {
   }
 
   /** Asks the scheduler something; errors of it and of the way are this client's. */
-  async ask(op: string, fields: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
+  async ask(
+    op: string,
+    fields: Readonly<Record<string, unknown>> = {},
+    signal?: AbortSignal,
+  ): Promise<unknown> {
     this.open(`ask the scheduler for "${op}"`);
     // What was done before goes first, as far as that can be had: the stream is another connection.
     this.#flush();
+    const end = signal === undefined ? this.end : AbortSignal.any([this.end, signal]);
     try {
-      return await this.scheduler.call(this.address, { op, ...fields }, { signal: this.#end.signal });
+      return await this.scheduler.call(this.address, { op, ...fields }, { signal: end });
     } catch (error) {
       throw this.#ended ?? error;
     }
+  }
+
+  /** Says something on the stream, after all that was done before. */
+  say(message: Readonly<Record<string, unknown>>): void {
+    this.open(`tell the scheduler "${String(message["op"])}"`);
+    this.#flush();
+    this.actor.ref.tell("say", message);
+  }
+
+  /** Hears what a topic is told from now on; gives the way to stop that. */
+  listen(topic: string, hear: (event: unknown) => void): () => void {
+    let listeners = this.#listeners.get(topic);
+    if (listeners === undefined) {
+      this.#listeners.set(topic, listeners = new Set());
+      this.say({ op: "subscribe-topic", topic });
+    }
+    listeners.add(hear);
+    return () => {
+      if (!listeners.delete(hear) || listeners.size > 0) return;
+      this.#listeners.delete(topic);
+      if (this.#ended === null && this.#closed === null) this.say({ op: "unsubscribe-topic", topic });
+    };
+  }
+
+  get end(): AbortSignal {
+    return this.#end.signal;
   }
 
   async waitForWorkers(count: number, signal: AbortSignal | undefined): Promise<void> {
@@ -711,6 +760,118 @@ export class Client implements Executor {
       told = now;
       yield told;
     }
+  }
+
+  // --- What clients and tasks share by name ---
+
+  /**
+   * The queue of this name; Python's `Queue`. Items are plain data, or futures, of which the others get the value.
+   *
+   * @param maxSize Items that it holds before `put` waits; the first who names the queue decides. Default 0: any number.
+   * @throws {TypeError} for a name that is not a text. @throws {RangeError} for a size below 0.
+   */
+  queue<T>(name: string, maxSize = 0): Queue<T> {
+    return new Queue<T>(this.#sharing("make a queue"), name, maxSize);
+  }
+
+  /** The variable of this name; Python's `Variable`. */
+  variable<T>(name: string): Variable<T> {
+    return new Variable<T>(this.#sharing("make a variable"), name);
+  }
+
+  /** The event of this name; Python's `Event`. */
+  event(name: string): SharedEvent {
+    return new SharedEvent(this.#sharing("make an event"), name);
+  }
+
+  /**
+   * Waits for the lock of this name; Python's `Lock`, and with `leases` its `Semaphore`.
+   *
+   * @param options `leases`: how many may have it at once, the same for everybody, default 1. `signal` ends the waiting.
+   * @example
+   * ```ts ignore
+   * {
+   *   await using held = await client.lock("db");
+   *   // nobody else is here
+   * }
+   * ```
+   */
+  async lock(name: string, options: Waiting & { readonly leases?: number } = {}): Promise<Lease> {
+    return await acquire(this.#sharing("wait for a lock"), name, options);
+  }
+
+  /**
+   * What is told under a topic from now on: by `current().log()` in tasks, by {@linkcode Client.logEvent}, by Python's
+   * `log_event`.
+   *
+   * @param options `signal` ends the iteration with its reason.
+   */
+  topic<E>(name: string, options: Waiting = {}): AsyncIterableIterator<E> {
+    const sharing = this.#sharing("listen to a topic");
+    const signal = signalOf(options);
+    if (typeof name !== "string" || name === "") {
+      throw new TypeError(`Cannot listen to a topic: expected its name, got ${describe(name)}`);
+    }
+    return events<E>((hear) => this.#core.listen(name, hear), sharing, signal);
+  }
+
+  /** Tells everybody who listens to a topic; plain data. */
+  async logEvent(topic: string, event: unknown): Promise<void> {
+    await logEvent(this.#sharing("log an event"), topic, event);
+  }
+
+  /** What was told under a topic so far, oldest first, as far as the scheduler remembers. `at`: ms since the epoch. */
+  async pastEvents(topic: string): Promise<readonly { readonly at: number; readonly event: unknown }[]> {
+    return await pastEvents(this.#sharing("ask for past events"), topic);
+  }
+
+  /**
+   * Publishes a future under a name, for other clients, also Python's: the result is kept until it is unpublished.
+   *
+   * @param options `override`: in the place of what has the name already. Default false.
+   * @throws {DaskError} when the name is taken.
+   */
+  async publish(
+    name: string,
+    future: Future<unknown>,
+    options: { readonly override?: boolean } = {},
+  ): Promise<void> {
+    await publish(this.#sharing("publish"), name, future, options.override ?? false);
+  }
+
+  /**
+   * The future that somebody published under a name.
+   *
+   * @throws {DaskError} when there is none, or when it is a collection of Python's.
+   */
+  async dataset<T>(name: string): Promise<Future<T>> {
+    return await dataset(this.#sharing("find a dataset"), name) as Future<T>;
+  }
+
+  /** The names under which something is published. */
+  async datasets(): Promise<readonly string[]> {
+    return await datasets(this.#sharing("list datasets"));
+  }
+
+  /** Takes a published name back. */
+  async unpublish(name: string): Promise<void> {
+    await unpublish(this.#sharing("unpublish"), name);
+  }
+
+  #sharing(call: string): Sharing {
+    const core = this.#core;
+    core.open(call);
+    return {
+      id: core.id,
+      end: core.end,
+      get schedulerVersion() {
+        return core.schedulerVersion;
+      },
+      ask: (op, fields, signal) => core.ask(op, fields, signal),
+      say: (message) => core.say(message),
+      submit: (node) => this.#submitOne(node, NO_OPTIONS),
+      future: (key) => this.future(key),
+    };
   }
 
   /**

@@ -63,6 +63,8 @@ export type ClientCalls = {
   };
   /** That one does not wait any more. */
   readonly "stop-waiting": { readonly ask: { readonly number: number }; readonly answer: void };
+  /** Say this on the stream, after all that happened before. */
+  readonly say: { readonly ask: Readonly<Record<string, unknown>>; readonly answer: void };
   /** The stream ended. */
   readonly "stream-ended": { readonly ask: { readonly reason: string }; readonly answer: void };
   /** Figures of the machine. */

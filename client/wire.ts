@@ -27,6 +27,8 @@ export type FromScheduler =
   | ClientEvent
   /** How often it wants to hear from us. */
   | { readonly type: "heartbeat-interval"; readonly ms: number }
+  /** Somebody told a topic something. */
+  | { readonly type: "topic"; readonly topic: string; readonly event: unknown }
   /** Something went wrong there; a line for the log. */
   | { readonly type: "scheduler-error"; readonly exception: unknown }
   /** The end: it will say nothing more. */
@@ -100,9 +102,10 @@ export function readFromScheduler(message: unknown, memory: StreamMemory): FromS
 function readLogged(fields: Fields, clientId: string): FromScheduler {
   const topic = readString(fields["topic"], "event.topic");
   const [, entry] = readArray(fields["event"], "event.event", (item) => item);
+  if (topic !== clientId) return { type: "topic", topic, event: entry };
   if (typeof entry !== "object" || entry === null) return NOTHING;
   const { action, stimulus_id: stimulusId, status } = entry as Fields;
-  if (topic !== clientId || action !== "update-graph" || typeof stimulusId !== "string") return NOTHING;
+  if (action !== "update-graph" || typeof stimulusId !== "string") return NOTHING;
   if (status !== "OK" && status !== "error" && status !== "cancelled") return NOTHING;
   return { type: "graph-handled", stimulusId, status };
 }

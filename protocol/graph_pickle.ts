@@ -109,7 +109,7 @@ function writeKey(writer: PickleWriter, key: Key, keys: Map<Key, number>): void 
   keys.set(key, writer.memoize());
 }
 
-function writeWireKey(writer: PickleWriter, key: WireKey): void {
+export function writeWireKey(writer: PickleWriter, key: WireKey): void {
   if (typeof key === "string") return writer.text(key);
   if (typeof key === "number") return writer.number(key);
   if (typeof key === "bigint") return writer.bigint(key);
