@@ -349,9 +349,8 @@ class Shell {
     if (this.#lookAt === Infinity) this.#lookAt = -Infinity;
     if (workers === this.#workers) return this.#planLook();
     this.#workers = workers;
-    const typescript = workers.filter(({ language }) => language === "typescript").map(({ address }) =>
-      address
-    );
+    const of = (language: WorkerInfo["language"]) =>
+      workers.filter((worker) => worker.language === language).map(({ address }) => address);
     const there = new Set(workers.map(({ address }) => address));
     for (const asked of [...this.#fetcher.asked]) if (!there.has(asked)) this.#fetcher.forget(asked);
     for (const [number, { count, asker }] of this.#awaited) {
@@ -359,7 +358,7 @@ class Shell {
       this.#awaited.delete(number);
       asker.answer();
     }
-    this.#handle([{ type: "workers-changed", typescript, python: workers.length - typescript.length }]);
+    this.#handle([{ type: "workers-changed", typescript: of("typescript"), python: of("python") }]);
   }
 
   /** The scheduler says of each failed key what failed, not where; so look which task of those behind it failed first. */

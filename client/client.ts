@@ -32,10 +32,12 @@ import {
   type Waiting,
 } from "../dispatch/mod.ts";
 import { normalizeAddress, parseAddress } from "../protocol/address.ts";
+import { NO_BYTES } from "../protocol/bytes.ts";
 import { CALL_PREFIX, encodeCall } from "../protocol/call.ts";
 import { serialized } from "../protocol/envelope.ts";
 import { DaskError, SerializationError } from "../protocol/errors.ts";
 import { keyText, keyToWire } from "../protocol/key.ts";
+import { pythonArguments } from "../protocol/python_call.ts";
 import { readArray, readKeyMap, readKeys, readNullable, readRecord, readString } from "../protocol/read.ts";
 import { encodeValue } from "../protocol/value.ts";
 import { type ClientActor, startClientActor } from "./actor.ts";
@@ -988,6 +990,7 @@ export class Client implements Executor {
     }
     const context: LowerContext = {
       held: (key) => core.states.has(key),
+      python: true,
       ...(options === NO_OPTIONS ? {} : { options }),
       ...(this.#defaults === null ? {} : { defaults: this.#defaults }),
       ...(inputs === undefined ? {} : { inputs }),
@@ -1014,15 +1017,21 @@ export class Client implements Executor {
         (policies ??= new Map()).set(key, { left, retryOn });
       }
       if (isCode(task)) code.push(key);
-      submitted[i] = {
+      const common = {
         key,
         function: CALL_PREFIX + label,
-        payload: encoded(task),
         dependencies,
         order: priorities.get(key) ?? i,
         annotations: told.annotations,
-        signature: told.signature,
       };
+      submitted[i] = task.python === undefined
+        ? { ...common, payload: encoded(task, encodeCall), signature: told.signature }
+        : {
+          ...common,
+          payload: NO_BYTES,
+          signature: `python ${told.signature}`,
+          python: { ...task.python, args: encoded(task, ({ args }) => pythonArguments(args)) },
+        };
     }
     // Nothing can fail from here on.
     const wants: Want[] = [];
@@ -1157,9 +1166,9 @@ function isCode({ call }: LoweredTask): boolean {
   return call.function.kind === "builtin" && call.function.name === "bundle";
 }
 
-function encoded(task: LoweredTask): Uint8Array {
+function encoded<T>(task: LoweredTask, encode: (call: LoweredTask["call"]) => T): T {
   try {
-    return encodeCall(task.call);
+    return encode(task.call);
   } catch (error) {
     if (!(error instanceof SerializationError)) throw error;
     throw new SerializationError(`Cannot submit "${keyText(task.key)}": ${error.message}`, error.path, {

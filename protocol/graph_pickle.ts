@@ -1,6 +1,6 @@
 /**
  * The pickle that a client submits: a dask `LLGExpr` whose graph is `{key: Task(key, methodcaller(name), payload,
- * TaskRef(dependency)…)}`. The law: straight into one growing buffer, every key and every function written once and
+ * TaskRef(dependency)…)}`; calls of Python's functions are written by `python_call.ts`. The law: straight into one growing buffer, every key and every function written once and
  * referred to by its memo index, and only names that a bare scheduler can import.
  *
  * @module
@@ -20,6 +20,7 @@ import {
   withWriter,
 } from "./pickle/encode.ts";
 import { encodeMsgpack } from "./msgpack/mod.ts";
+import { type PythonCall, writePythonCall } from "./python_call.ts";
 
 /** One task as the scheduler is to see it. */
 export interface GraphTask {
@@ -30,6 +31,8 @@ export interface GraphTask {
   readonly payload: Uint8Array;
   /** Keys of this graph, or of results that the scheduler knows already. */
   readonly dependencies: readonly Key[];
+  /** A call of Python's instead: `function` and `payload` mean nothing then. */
+  readonly python?: PythonCall;
 }
 
 /**
@@ -88,13 +91,18 @@ function writeTasks(writer: PickleWriter, tasks: readonly GraphTask[]): void {
     writer.global("dask._task_spec", "Task");
     writer.op(MARK);
     writeKey(writer, task.key, keys);
-    writeFunction(writer, task.function, functions);
-    writer.binary(task.payload);
-    for (const dependency of task.dependencies) {
+    const writeDependency = (dependency: Key) => {
       writer.global("dask._task_spec", "TaskRef");
       writeKey(writer, dependency, keys);
       writer.op(TUPLE1);
       writer.op(REDUCE);
+    };
+    if (task.python !== undefined) {
+      writePythonCall(writer, task.python, (index) => writeDependency(task.dependencies[index]!));
+    } else {
+      writeFunction(writer, task.function, functions);
+      writer.binary(task.payload);
+      for (const dependency of task.dependencies) writeDependency(dependency);
     }
     writer.op(TUPLE);
     writer.op(REDUCE);

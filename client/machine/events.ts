@@ -8,6 +8,7 @@
  * @module
  */
 import type { Key } from "../../protocol/key.ts";
+import type { PythonCall } from "../../protocol/python_call.ts";
 
 export type { Key };
 /** A worker's address, `tcp://host:port`. */
@@ -36,8 +37,10 @@ export interface SubmittedTask {
   readonly order: number;
   /** `null`: no annotations. */
   readonly annotations: Annotations | null;
-  /** Equal texts mean equal annotations; `""` means none. */
+  /** Equal texts mean equal annotations and the same language; `""` means none, and TypeScript. */
   readonly signature: string;
+  /** A task of Python's: `function` and `payload` mean nothing then. */
+  readonly python?: PythonCall;
 }
 
 /** A life of a key that begins. */
@@ -145,8 +148,8 @@ export interface Connected {
 export interface WorkersChanged {
   readonly type: "workers-changed";
   readonly typescript: readonly Address[];
-  /** Number of all others. */
-  readonly python: number;
+  /** All others. */
+  readonly python: readonly Address[];
 }
 /** The value came; the shell has it. */
 export interface Fetched {

@@ -95,7 +95,10 @@ interface QueuedGraph {
   readonly keys: Key[];
   /** All and only keys of `tasks`. */
   readonly taskKeys: Set<Key>;
-  /** Depends on keys that this client does not hold; should they be unknown, nothing else is to fall with them. */
+  /**
+   * Not to be joined with others: it depends on keys that this client does not hold, so that should they be unknown
+   * nothing else is to fall with them; or it is part of a submission in two languages.
+   */
   readonly alone: boolean;
   /** Number of the next submission's first task. */
   base: number;
@@ -137,7 +140,11 @@ export class ClientMachine {
   #graphs = 0;
   #connected = false;
   #typescript: readonly Address[] = [];
-  #python = 0;
+  #python: readonly Address[] = [];
+  /** Length of the outbox after the last sending: what was kept in it waits for workers. */
+  #kept = 0;
+  /** Languages for whose workers a graph waits here. */
+  #awaited: ReadonlySet<Language> = NO_LANGUAGES;
   #warned: "no" | "waiting" | "said" = "no";
   /** Held keys whose status is pending. */
   #pending = 0;
@@ -287,6 +294,7 @@ export class ClientMachine {
       for (const dependency of task.dependencies) {
         if (!inside.has(dependency) && !this.#isHeld(dependency)) alone = true;
       }
+      if (task.python !== undefined) alone = true; // its parts may have to wait, each for other workers
     }
     for (const task of tasks) {
       const kept = this.#keep(task.key, task.dependencies, task.signature);
@@ -480,6 +488,7 @@ export class ClientMachine {
         if (queued.op === "graph") { for (const key of queued.taskKeys) this.#misunderstood.add(key); }
       }
       this.#outbox = [...this.#journal, ...this.#outbox];
+      this.#kept = this.#outbox.length;
       this.#journal = [];
       return;
     }
@@ -493,9 +502,6 @@ export class ClientMachine {
   #workersChanged({ typescript, python }: WorkersChanged): void {
     this.#typescript = typescript;
     this.#python = python;
-    if (typescript.length === 0 || this.#warned === "no") return;
-    if (this.#warned === "waiting") this.#rest.push({ type: "clear-timer", name: "no-workers" });
-    this.#warned = "no";
   }
 
   #fetched(key: Key): void {
@@ -523,14 +529,22 @@ export class ClientMachine {
   }
 
   #noWorkersYet(): void {
-    if (this.#warned !== "waiting" || this.#typescript.length > 0) return;
-    this.#warned = this.#pending === 0 ? "no" : "said";
-    if (this.#pending === 0) return;
-    const others = this.#python === 0 ? "no worker" : `no TypeScript worker (${this.#python} of Python)`;
-    this.#log(
-      `${this.#pending} tasks wait: the scheduler has ${others}; start one with startWorker() or "deno run -A ` +
-        `jsr:@dask/dask/worker <scheduler address>"`,
-    );
+    const lacking = this.#lacking();
+    if (this.#warned !== "waiting" || lacking === null) return;
+    this.#warned = "said";
+    const remedy = lacking.startsWith("no Python worker")
+      ? `start one with "dask worker <scheduler address>"`
+      : `start one with startWorker() or "deno run -A jsr:@dask/dask/worker <scheduler address>"`;
+    this.#log(`${this.#pending} tasks wait: the scheduler has ${lacking}; ${remedy}`);
+  }
+
+  /** The workers for want of which nothing runs, in words; or null. */
+  #lacking(): string | null {
+    if (this.#pending === 0 || !this.#connected) return null;
+    const [typescript, python] = [this.#typescript.length, this.#python.length];
+    if (typescript + python === 0) return "no worker";
+    if (this.#awaited.has("typescript")) return `no TypeScript worker (${python} of Python)`;
+    return this.#awaited.has("python") ? `no Python worker (${typescript} of TypeScript)` : null;
   }
 
   // --- Keeping tasks ---
@@ -662,7 +676,8 @@ export class ClientMachine {
 
   #graphFor(signature: string, annotations: Annotations | null, alone: boolean): QueuedGraph {
     const last = this.#outbox.at(-1);
-    if (last?.op === "graph" && last.signature === signature && !alone && !last.alone) return last;
+    const fresh = this.#outbox.length > this.#kept;
+    if (last?.op === "graph" && last.signature === signature && fresh && !alone && !last.alone) return last;
     const queued: QueuedGraph = {
       op: "graph",
       signature,
@@ -687,7 +702,7 @@ export class ClientMachine {
 
   #queueRelease(keys: readonly Key[]): void {
     const last = this.#outbox.at(-1);
-    if (last?.op === "client-releases-keys") {
+    if (last?.op === "client-releases-keys" && this.#outbox.length > this.#kept) {
       (last.keys as Key[]).push(...keys);
     } else this.#outbox.push({ op: "client-releases-keys", keys: [...keys] });
   }
@@ -715,9 +730,13 @@ export class ClientMachine {
       for (const [delayMs, wanted] of this.#fetches) instructions.push({ type: "fetch", wanted, delayMs });
       this.#fetches.clear();
     }
-    if (this.#warned === "no" && this.#pending > 0 && this.#connected && this.#typescript.length === 0) {
+    const lacking = this.#lacking() !== null;
+    if (lacking && this.#warned === "no") {
       this.#warned = "waiting";
       instructions.push({ type: "set-timer", name: "no-workers", delayMs: NO_WORKERS_MS });
+    } else if (!lacking && this.#warned !== "no") {
+      if (this.#warned === "waiting") instructions.push({ type: "clear-timer", name: "no-workers" });
+      this.#warned = "no";
     }
     if (this.#rest.length > 0) {
       instructions.push(...this.#rest);
@@ -727,13 +746,17 @@ export class ClientMachine {
   }
 
   #takeMessages(): readonly ToScheduler[] {
+    this.#awaited = NO_LANGUAGES;
     if (!this.#connected || this.#outbox.length === 0) return NOTHING;
     const messages: ToScheduler[] = [];
-    let taken = 0;
+    const kept = new Kept();
     for (const queued of this.#outbox) {
       if (queued.op === "graph") {
-        const route = this.#route(queued.annotations);
-        if (route === "wait") break;
+        const route = this.#route(queued);
+        if (route === "wait" || kept.delays(queued)) {
+          kept.add(queued, route === "wait");
+          continue;
+        }
         if (this.#form.state === "untried") {
           messages.push({ op: "subscribe-topic", topic: this.#clientId });
         }
@@ -742,22 +765,76 @@ export class ClientMachine {
         if (this.#form.state === "untried") this.#form = { form, state: "asked", stimulusId };
         const { tasks, keys, priorities } = queued;
         messages.push({ op: "update-graph", tasks, keys, priorities, annotations: route, form, stimulusId });
+      } else if (kept.delays(queued)) {
+        kept.add(queued, false);
+        continue;
       } else messages.push(queued);
       if (this.#form.state === "asked") this.#journal.push(queued);
-      taken++;
     }
-    this.#outbox = taken === this.#outbox.length ? [] : this.#outbox.slice(taken);
+    this.#outbox = kept.queued;
+    this.#kept = kept.queued.length;
+    this.#awaited = kept.languages;
     return messages;
   }
 
   /**
    * The annotations under which a graph is sent. A restriction switches off the scheduler's back-pressure, so there is
-   * none of ours while all workers are TypeScript. With only Python workers there, graphs wait here for another.
+   * none of ours while all workers are of one language. With only workers of the other one there, it waits here.
    */
-  #route(annotations: Annotations | null): Annotations | null | "wait" {
-    if (this.#python === 0 || annotations?.workers !== undefined) return annotations;
-    if (this.#typescript.length === 0) return "wait";
-    return { ...annotations, workers: this.#typescript };
+  #route(graph: QueuedGraph): Annotations | null | "wait" {
+    const { annotations } = graph;
+    const python = languageOf(graph) === "python";
+    const [able, unable] = python ? [this.#python, this.#typescript] : [this.#typescript, this.#python];
+    if (unable.length === 0 || annotations?.workers !== undefined) return annotations;
+    return able.length === 0 ? "wait" : { ...annotations, workers: able };
+  }
+}
+
+/** What a task is written in. */
+type Language = "typescript" | "python";
+const NO_LANGUAGES: ReadonlySet<Language> = new Set();
+
+/** All tasks of a graph have one signature, and so one language. */
+function languageOf({ tasks }: QueuedGraph): Language {
+  return tasks[0]?.python === undefined ? "typescript" : "python";
+}
+
+/** What stays in the outbox, and so what has to stay behind it. */
+class Kept {
+  readonly queued: Queued[] = [];
+  readonly languages = new Set<Language>();
+  /** Keys that are unknown to the scheduler until then. */
+  readonly #unsent = new Set<Key>();
+  /** Keys that must stay wanted until then. */
+  readonly #needed = new Set<Key>();
+
+  add(queued: Queued, awaits: boolean): void {
+    this.queued.push(queued);
+    if (queued.op !== "graph") return;
+    if (awaits) this.languages.add(languageOf(queued));
+    for (const { key, dependencies } of queued.tasks) {
+      this.#unsent.add(key);
+      for (const dependency of dependencies) this.#needed.add(dependency);
+    }
+  }
+
+  delays(queued: Queued): boolean {
+    if (this.#unsent.size === 0) return false;
+    switch (queued.op) {
+      case "graph":
+        return queued.tasks.some(({ key, dependencies }) =>
+          this.#unsent.has(key) || dependencies.some((dependency) => this.#unsent.has(dependency))
+        );
+      case "client-releases-keys":
+        return queued.keys.some((key) => this.#unsent.has(key) || this.#needed.has(key));
+      case "client-desires-keys":
+        return queued.keys.some((key) => this.#unsent.has(key));
+      case "report-key":
+        return this.#unsent.has(queued.key);
+      case "subscribe-topic":
+      case "unsubscribe-topic":
+        return false;
+    }
   }
 }
 

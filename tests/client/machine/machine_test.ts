@@ -1,4 +1,4 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import type { ClientEvent, SubmittedTask } from "../../../client/machine/events.ts";
 import type { Instruction, Notice, ToScheduler } from "../../../client/machine/instructions.ts";
 import { ClientMachine, NO_WORKERS_MS, RELEASES_MS } from "../../../client/machine/machine.ts";
@@ -30,7 +30,7 @@ function submit(tasks: SubmittedTask[], wants: Record<string, number>): ClientEv
 /** A machine with a stream, two TypeScript workers, and a graph form that is known already. */
 function connected(): ClientMachine {
   const machine = new ClientMachine({ clientId: ID, validate: true });
-  machine.handle([{ type: "workers-changed", typescript: ["tcp://a:1", "tcp://b:1"], python: 0 }, {
+  machine.handle([{ type: "workers-changed", typescript: ["tcp://a:1", "tcp://b:1"], python: [] }, {
     type: "connected",
   }]);
   machine.handle([submit([task("first")], { first: 1_000 })]);
@@ -263,7 +263,7 @@ Deno.test("ClientMachine gives a detached task to nobody, unless it is finished"
 
 Deno.test("ClientMachine sends its first graph without waiting, and asks the event log whether it was understood", () => {
   const machine = new ClientMachine({ clientId: ID, validate: true });
-  machine.handle([{ type: "connected" }, { type: "workers-changed", typescript: ["tcp://a:1"], python: 0 }]);
+  machine.handle([{ type: "connected" }, { type: "workers-changed", typescript: ["tcp://a:1"], python: [] }]);
   assertEquals(ops(machine.handle([submit([task("x")], { x: 1 })])), ["subscribe-topic", "graph x for x"]);
   assertEquals(ops(machine.handle([submit([task("y")], { y: 2 })])), ["graph y for y"]);
   const known = machine.handle([{ type: "graph-handled", stimulusId: `reconstruct-${ID}-1`, status: "OK" }]);
@@ -272,7 +272,7 @@ Deno.test("ClientMachine sends its first graph without waiting, and asks the eve
 
 Deno.test("ClientMachine sends everything again in the other form when the first was not understood", () => {
   const machine = new ClientMachine({ clientId: ID, validate: true });
-  machine.handle([{ type: "connected" }, { type: "workers-changed", typescript: ["tcp://a:1"], python: 0 }]);
+  machine.handle([{ type: "connected" }, { type: "workers-changed", typescript: ["tcp://a:1"], python: [] }]);
   machine.handle([submit([task("x")], { x: 1 })]);
   machine.handle([submit([task("y", ["x"])], { y: 2 }), { type: "released", key: "x", want: 1 }, RELEASES]);
   const again = machine.handle([
@@ -294,7 +294,7 @@ Deno.test("ClientMachine sends everything again in the other form when the first
 
 Deno.test("ClientMachine says when the scheduler understands neither form", () => {
   const machine = new ClientMachine({ clientId: ID, validate: true });
-  machine.handle([{ type: "connected" }, { type: "workers-changed", typescript: ["tcp://a:1"], python: 0 }]);
+  machine.handle([{ type: "connected" }, { type: "workers-changed", typescript: ["tcp://a:1"], python: [] }]);
   machine.handle([submit([task("x")], { x: 1 })]);
   machine.handle([{ type: "graph-handled", stimulusId: `reconstruct-${ID}-1`, status: "error" }, erred("x")]);
   const end = machine.handle([
@@ -306,7 +306,7 @@ Deno.test("ClientMachine says when the scheduler understands neither form", () =
 
 Deno.test("ClientMachine takes a result for proof that its graph was understood", () => {
   const machine = new ClientMachine({ clientId: ID, validate: true });
-  machine.handle([{ type: "connected" }, { type: "workers-changed", typescript: ["tcp://a:1"], python: 0 }]);
+  machine.handle([{ type: "connected" }, { type: "workers-changed", typescript: ["tcp://a:1"], python: [] }]);
   machine.handle([submit([task("x")], { x: 1 })]);
   assertEquals(ops(machine.handle([memory("x")])), ["unsubscribe-topic"]);
 });
@@ -320,14 +320,14 @@ Deno.test("ClientMachine restricts tasks to TypeScript workers only while others
       message.op === "update-graph" ? message.annotations : undefined
     );
   assertEquals(annotations([submit([task("a")], { a: 1 })]), [null]);
-  machine.handle([{ type: "workers-changed", typescript: ["tcp://a:1"], python: 1 }]);
+  machine.handle([{ type: "workers-changed", typescript: ["tcp://a:1"], python: ["tcp://p:1"] }]);
   assertEquals(annotations([submit([task("b")], { b: 2 })]), [{ workers: ["tcp://a:1"] }]);
   assertEquals(annotations([submit([task("c", [], "mine")], { c: 3 })]), [{ workers: ["mine"] }]);
 });
 
 Deno.test("ClientMachine holds tasks back while only Python works, in order with all that follows", () => {
   const machine = connected();
-  machine.handle([{ type: "workers-changed", typescript: [], python: 2 }]);
+  machine.handle([{ type: "workers-changed", typescript: [], python: ["tcp://p:1", "tcp://p:2"] }]);
   const held = machine.handle([
     submit([task("a")], { a: 1 }),
     { type: "released", key: "a", want: 1 },
@@ -335,14 +335,83 @@ Deno.test("ClientMachine holds tasks back while only Python works, in order with
   ]);
   assertEquals(ops(held), []);
   assertEquals(
-    ops(machine.handle([{ type: "workers-changed", typescript: ["tcp://a:1"], python: 2 }])),
+    ops(
+      machine.handle([{
+        type: "workers-changed",
+        typescript: ["tcp://a:1"],
+        python: ["tcp://p:1", "tcp://p:2"],
+      }]),
+    ),
     ["graph a for a", "release a"],
   );
 });
 
+Deno.test("ClientMachine sends tasks of each language to its own workers, and keeps none waiting for the other", () => {
+  const machine = connected();
+  const py = (key: string, dependencies: string[] = []) => ({
+    ...task(key, dependencies, "python "),
+    annotations: null,
+    python: { module: "m", name: "f", args: [] },
+  });
+  const routes = (events: ClientEvent[]) =>
+    sent(machine.handle(events)).flatMap((message) =>
+      message.op === "update-graph" ? [[message.tasks[0]!.key, message.annotations?.workers ?? null]] : []
+    );
+  machine.handle([{ type: "workers-changed", typescript: ["tcp://a:1"], python: [] }]);
+  // Nobody can run it, nor what depends on it; what it needs stays wanted meanwhile; everything else goes.
+  assertEquals(routes([submit([task("in")], { in: 1 })]), [["in", null]]);
+  assertEquals(routes([submit([py("p", ["in"])], { p: 2 })]), []);
+  assertEquals(routes([submit([task("after", ["p"])], { after: 3 })]), []);
+  assertEquals(ops(machine.handle([{ type: "released", key: "in", want: 1 }, RELEASES])), []);
+  assertEquals(routes([submit([task("other")], { other: 4 })]), [["other", null]]);
+  assertEquals(routes([submit([task("more")], { more: 6 })]), [["more", null]]);
+  const come = machine.handle([{
+    type: "workers-changed",
+    typescript: ["tcp://a:1"],
+    python: ["tcp://p:1"],
+  }]);
+  assertEquals(ops(come), ["graph p for p", "graph after for after", "release in"]);
+  assertEquals(
+    sent(come).flatMap((message) => message.op === "update-graph" ? [message.annotations] : []),
+    [{ workers: ["tcp://p:1"] }, { workers: ["tcp://a:1"] }],
+  );
+  machine.handle([{ type: "workers-changed", typescript: [], python: ["tcp://p:1"] }]);
+  assertEquals(routes([submit([py("q")], { q: 5 })]), [["q", null]]);
+});
+
+Deno.test("ClientMachine lets nothing wait for Python that does not depend on it, also within one submission", () => {
+  const machine = connected();
+  machine.handle([{ type: "workers-changed", typescript: ["tcp://a:1"], python: [] }]);
+  const python = {
+    ...task("p", [], "python "),
+    annotations: null,
+    python: { module: "m", name: "f", args: [] },
+  };
+  assertEquals(
+    ops(machine.handle([
+      submit([python, task("code"), task("same", ["p", "code"])], { p: 1, code: 2, same: 3 }),
+      submit([task("five", ["code"])], { five: 4 }),
+    ])),
+    ["graph code for code", "graph five for five"],
+  );
+});
+
+Deno.test("ClientMachine names the language whose workers are waited for", () => {
+  const machine = connected();
+  machine.handle([{ type: "workers-changed", typescript: ["tcp://a:1"], python: [] }]);
+  const waits = {
+    ...task("p", [], "python "),
+    annotations: null,
+    python: { module: "m", name: "f", args: [] },
+  };
+  machine.handle([submit([waits], { p: 1 })]);
+  const [log] = machine.handle([{ type: "timer", name: "no-workers" }]).filter(({ type }) => type === "log");
+  assertStringIncludes((log as { message: string }).message, "no Python worker (1 of TypeScript)");
+});
+
 Deno.test("ClientMachine says after a while that no worker is there, once", () => {
   const machine = connected();
-  machine.handle([{ type: "workers-changed", typescript: [], python: 0 }]);
+  machine.handle([{ type: "workers-changed", typescript: [], python: [] }]);
   const timers = machine.handle([submit([task("a")], { a: 1 })]).filter(({ type }) => type === "set-timer");
   assertEquals(timers, [{ type: "set-timer", name: "no-workers", delayMs: NO_WORKERS_MS }]);
   const logged = machine.handle([{ type: "timer", name: "no-workers" }]).filter(({ type }) => type === "log");
@@ -469,7 +538,7 @@ function histories(seed: number): void {
           events.push({
             type: "workers-changed",
             typescript: random(3) === 0 ? [] : ["tcp://a:1"],
-            python: random(2),
+            python: random(2) === 0 ? [] : ["tcp://p:1"],
           });
           break;
         case 14:
@@ -485,7 +554,7 @@ function histories(seed: number): void {
     machine.handle([{ type: "connected" }, {
       type: "workers-changed",
       typescript: ["tcp://a:1"],
-      python: 0,
+      python: [],
     }]);
     machine.handle([...wants].map(([key, want]) => ({ type: "released", key, want })));
     machine.handle([RELEASES]);
