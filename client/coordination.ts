@@ -32,7 +32,9 @@ import { abortable, describe, Future, signalOf } from "./future.ts";
 
 /** What shared things need of their client. */
 export interface Sharing {
+  /** Of the client. */
   readonly id: string;
+  /** Version of `distributed` there. */
   readonly schedulerVersion: string;
   /** Aborts when the client ends. */
   readonly end: AbortSignal;
@@ -40,8 +42,10 @@ export interface Sharing {
   ask(op: string, fields: Readonly<Record<string, unknown>>, signal?: AbortSignal): Promise<unknown>;
   /** Says something on the stream, after all that was done before. */
   say(message: Readonly<Record<string, unknown>>): void;
+  /** Submits a node of a user's. */
   submit(node: AnyOp): Future<unknown>;
-  future(key: Key): Future<unknown>;
+  /** A future of a key that somebody else made. */
+  future(key: string): Future<unknown>;
 }
 
 /** How often to look whether a queue has something, ms: at first, and at most. */
