@@ -113,7 +113,13 @@ export async function register(options: HandshakeOptions): Promise<Registered> {
     const onAbort = (): void => stop.abort();
     signal.addEventListener("abort", onAbort, { once: true });
     const first = await stream.receive().finally(() => signal.removeEventListener("abort", onAbort));
-    readStart(first?.message, address);
+    if (first === null) {
+      throw new CommClosedError(
+        `Cannot register with the scheduler at ${address}: it closed the connection; its log may say why`,
+        address,
+      );
+    }
+    readStart(first.message, address);
     return { stream, workers: readWorkers(identity), version, dashboardPort: readDashboardPort(identity) };
   } catch (error) {
     stream?.abort();

@@ -183,14 +183,17 @@ ${body}`;
     const { code, stdout, stderr } = await ends.child.output();
     assertEquals([code, new TextDecoder().decode(stdout)], [0, "bye\n"], new TextDecoder().decode(stderr));
   }
-  using waits = run(`console.log(await client.submit(op(() => 1)).result());`);
-  await until(async () => (await scheduler.log()).match(/Receive client connection/g)?.length === 2);
+  using waits = run(`console.log("connected"); console.log(await client.submit(op(() => 1)).result());`);
+  const { child } = waits;
+  const said = child.stdout.getReader();
+  assertEquals(new TextDecoder().decode((await said.read()).value), "connected\n");
   const start = Date.now();
   scheduler.kill("SIGKILL");
-  const { code, stderr } = await waits.child.output();
+  const stderr = await new Response(child.stderr).text();
+  assertEquals((await said.read()).done, true);
   assert(Date.now() - start < 5_000);
-  assertEquals(code, 1);
-  assertStringIncludes(new TextDecoder().decode(stderr), "Lost the scheduler");
+  assertEquals((await child.status).code, 1);
+  assertStringIncludes(stderr, "Lost the scheduler");
 });
 
 /** Passes everything on to `target`, with `from` in what goes there replaced by `to`, byte by byte. */
