@@ -2,8 +2,9 @@
  * A small world around the worker's machine: a scheduler that follows dask's rules, two peers that may die, executors
  * and a store. Everything that is on its way waits in queues, so that chance decides what meets what.
  *
- * Law: the model accounts for everything. After `settle` nothing may be left under way, both sides must agree on who
- * holds what, and after `clear` nothing at all may be left.
+ * Law: the model accounts for everything. After `settle` nothing may be left under way, every compute-task was answered
+ * or taken back, both sides must agree on who holds what, and after `clear` nothing at all may be left. Besides, always:
+ * an answer carries a run id that was sent and not taken back, and no run is answered twice.
  *
  * @module
  */
@@ -22,6 +23,7 @@ import {
   removeReplicas,
   removeWorker,
   rescheduled,
+  resources,
   seceded,
   started,
   status,
@@ -37,6 +39,7 @@ import {
 const ME = "tcp://one:1";
 const PEERS: readonly Address[] = ["tcp://one:2", "tcp://two:1", "tcp://two:2"];
 const SLOTS = 2;
+const RESOURCES = { GPU: 1, DISK: 0.3 };
 
 /** Dependencies and resources of every key. */
 const GRAPH: Readonly<Record<Key, { needs: readonly Key[]; resources?: Readonly<Record<string, number>> }>> =
@@ -94,6 +97,21 @@ interface Call {
   aborted: boolean;
 }
 
+interface Transfer {
+  readonly keys: readonly Key[];
+  /** The peer died, or we closed its connections. */
+  broken: boolean;
+}
+
+/** What became of the runs of one key, at the worker. */
+interface Runs {
+  /** Asked by a compute-task that arrived. */
+  readonly asked: Set<number>;
+  readonly answered: Set<number>;
+  /** Nothing up to this one may be reported any more. */
+  takenBack: number;
+}
+
 type Said = { readonly message: ToScheduler; readonly version: number | undefined };
 
 export class Model {
@@ -111,11 +129,14 @@ export class Model {
   readonly #toScheduler: Said[] = [];
   readonly #fromShell: Untimed[] = [];
   readonly #calls: Call[] = [];
-  readonly #transfers = new Map<Address, readonly Key[]>();
+  /** Calls that succeeded, whose results the store has not taken yet. */
+  readonly #commits: Call[] = [];
+  readonly #transfers = new Map<Address, Transfer>();
   readonly #timers = new Set<TimerName>();
   readonly #store = new Map<Key, number>();
   /** Every steal request, and how often it was answered. */
   readonly #steals = new Map<string, number>();
+  readonly #runs = new Map<Key, Runs>();
   #counter = 0;
   #paused = false;
 
@@ -124,12 +145,13 @@ export class Model {
     this.worker = new TestWorker({
       address: ME,
       slots: SLOTS,
-      resources: { GPU: 1, DISK: 0.3 },
+      resources: RESOURCES,
       transferPeersMax: 2,
       transferBytesMax: 25,
       seed: chance.seed,
     });
     for (const key of KEYS) {
+      this.#runs.set(key, { asked: new Set(), answered: new Set(), takenBack: 0 });
       this.#known.set(key, {
         key,
         state: "released",
@@ -151,7 +173,8 @@ export class Model {
     if (dice < 20) return this.#deliver();
     if (dice < 38) return this.#tellFromShell();
     if (dice < 53) return this.#hear();
-    if (dice < 60) return this.#startCall();
+    if (dice < 57) return this.#startCall(true);
+    if (dice < 60) return this.#commit();
     if (dice < 66) return this.#endCall(true);
     if (dice < 71) return this.#endTransfer(true);
     if (dice < 73) return this.#fireTimer();
@@ -163,13 +186,19 @@ export class Model {
   settle(): void {
     for (const peer of this.#unnoticed) this.#noticeDeath(peer);
     if (this.#paused) this.#pause(false);
+    this.#handle(resources(RESOURCES));
     for (let round = 0; round < 3000; round++) {
       while (this.#hear());
       while (this.#deliver());
-      while (this.#startCall());
+      while (this.#startCall(false));
+      while (this.#commit());
       while (this.#tellFromShell());
-      if (this.#toScheduler.length + this.#toWorker.length + this.#fromShell.length > 0) continue;
-      if (this.#startCall() || this.#endCall(false) || this.#endTransfer(false) || this.#schedule()) continue;
+      if (
+        this.#toScheduler.length + this.#toWorker.length + this.#fromShell.length + this.#commits.length > 0
+      ) continue;
+      if (this.#startCall(false) || this.#endCall(false) || this.#endTransfer(false) || this.#schedule()) {
+        continue;
+      }
       if (!this.#onlySearches() && this.#fireTimer()) continue;
       this.#agree();
       return;
@@ -195,6 +224,8 @@ export class Model {
 
   #handle(event: Untimed): void {
     this.events++;
+    if (event.type === "compute-task") this.#runs.get(event.key)!.asked.add(event.runId);
+    if (event.type === "free-keys") event.keys.forEach((key) => this.#takeBack(key));
     for (const key of keysOf(event)) {
       const pair = `${this.worker.state(key)} <- ${event.type}`;
       this.met.set(pair, (this.met.get(pair) ?? 0) + 1);
@@ -204,6 +235,25 @@ export class Model {
       if (this.worker.state(key) === "memory") {
         assert(this.#store.has(key), `${key} is in memory, so it is in the store`);
       }
+    }
+  }
+
+  /** Nothing of what was asked so far may be reported any more. */
+  #takeBack(key: Key): void {
+    const runs = this.#runs.get(key)!;
+    runs.takenBack = Math.max(0, ...runs.asked);
+  }
+
+  #checkAnswer(message: ToScheduler): void {
+    if (message.op === "steal-response") {
+      if (/^(waiting|ready|constrained)$/.test(message.state ?? "")) this.#takeBack(message.key);
+    } else if (message.op === "task-finished" || message.op === "task-erred") {
+      const { key, runId } = message;
+      const runs = this.#runs.get(key)!;
+      assert(runs.asked.has(runId), `run ${runId} of ${key} was asked for`);
+      assert(runId > runs.takenBack, `run ${runId} of ${key} was not taken back`);
+      assert(!runs.answered.has(runId), `run ${runId} of ${key} is answered once`);
+      runs.answered.add(runId);
     }
   }
 
@@ -237,16 +287,20 @@ export class Model {
       case "fetch":
         assert(!this.#transfers.has(instruction.peer), `${instruction.peer} is asked once at a time`);
         assert(this.#transfers.size < 2, "two peers at a time");
-        this.#transfers.set(instruction.peer, instruction.keys);
+        this.#transfers.set(instruction.peer, { keys: instruction.keys, broken: false });
         break;
       case "free":
         for (const key of instruction.keys) {
           assert(this.#store.delete(key), `${key} is in the store until it is freed`);
         }
         break;
-      case "forget-peer":
+      case "forget-peer": {
+        const transfer = this.#transfers.get(instruction.peer);
+        if (transfer !== undefined) transfer.broken = true;
         break;
+      }
       case "send":
+        this.#checkAnswer(instruction.message);
         this.#toScheduler.push({
           message: instruction.message,
           version: "key" in instruction.message ? this.#store.get(instruction.message.key) : undefined,
@@ -261,10 +315,15 @@ export class Model {
     return this.#calls.find((call) => call.key === key && call.runId === runId);
   }
 
-  #startCall(): boolean {
+  #startCall(mayFail: boolean): boolean {
     if (this.#calls.filter(({ phase }) => phase === "executing").length >= SLOTS) return false;
     const call = this.#calls.find(({ phase }) => phase === "placed");
     if (call === undefined) return false;
+    if (mayFail && this.#chance.below(12) === 0) { // its inputs cannot be read
+      this.#calls.splice(this.#calls.indexOf(call), 1);
+      this.#fromShell.push(failed(call.key, call.runId));
+      return true;
+    }
     call.phase = "executing";
     this.#fromShell.push(started(call.key, call.runId));
     return true;
@@ -283,10 +342,20 @@ export class Model {
     }
     this.#calls.splice(this.#calls.indexOf(call), 1);
     if (dice < 80) {
-      this.#store.set(key, call.version);
-      this.#fromShell.push(succeeded(key, runId, 10));
+      this.#commits.push(call);
     } else if (dice < 90) this.#fromShell.push(rescheduled(key, runId));
     else this.#fromShell.push(failed(key, runId));
+    return true;
+  }
+
+  /** The store has a result; told directly, as the store is asked by whoever talks to the machine. */
+  #commit(): boolean {
+    const call = this.#commits[0];
+    // Its beginning is told first, always.
+    if (call === undefined || this.#fromShell.some((event) => isOf(event, call))) return false;
+    this.#commits.shift();
+    this.#store.set(call.key, call.version);
+    this.#handle(succeeded(call.key, call.runId, 10));
     return true;
   }
 
@@ -294,10 +363,10 @@ export class Model {
     const open = [...this.#transfers];
     const transfer = open[this.#chance.below(Math.max(1, open.length))];
     if (transfer === undefined) return false;
-    const [peer, keys] = transfer;
+    const [peer, { keys, broken }] = transfer;
     this.#transfers.delete(peer);
     const dice = mayFail ? this.#chance.below(100) : 99;
-    if (!this.#alive.has(peer) || dice < 5) this.#fromShell.push(unreachable(peer, ...keys));
+    if (broken || dice < 5) this.#fromShell.push(unreachable(peer, ...keys));
     else if (dice < 25) this.#fromShell.push(busy(peer, ...keys));
     else {
       const came = keys.filter((key) => this.#known.get(key)!.holders.has(peer));
@@ -508,7 +577,7 @@ export class Model {
     const known = this.#known.get(KEYS[this.#chance.below(KEYS.length)]!)!;
     const { key, state, holders } = known;
     const peer = PEERS[this.#chance.below(PEERS.length)]!;
-    switch (this.#chance.below(15)) {
+    switch (this.#chance.below(16)) {
       case 0:
       case 1:
       case 2:
@@ -547,6 +616,8 @@ export class Model {
         else {
           this.#alive.delete(peer);
           this.#unnoticed.add(peer);
+          const transfer = this.#transfers.get(peer);
+          if (transfer !== undefined) transfer.broken = this.#chance.below(4) > 0; // all may have been sent
         }
         return true;
       case 11:
@@ -564,6 +635,13 @@ export class Model {
           this.#tell(cancelCompute(key));
           this.#release(known);
         } else this.#computeHere(known); // the same again, with a newer run id
+        return true;
+      case 14:
+        if (this.#chance.below(2) === 0) return false;
+        this.#handle(resources({
+          GPU: [0, 0.5, 1, 2][this.#chance.below(4)]!,
+          DISK: [0, 0.1, 0.3][this.#chance.below(3)]!,
+        }));
         return true;
       default: // a peer drops a copy
         if (state !== "memory" || holders.size < 2) return false;
@@ -611,12 +689,20 @@ export class Model {
   }
 }
 
+/** Whether this tells of the beginning or of a change of this call. */
+function isOf(event: Untimed, { key, runId }: Call): boolean {
+  return (event.type === "execute-started" || event.type === "seceded") && event.key === key &&
+    event.runId === runId;
+}
+
+/** The keys that an event is about; what is about none is about all. */
 function keysOf(event: Untimed): readonly Key[] {
   switch (event.type) {
     case "status-changed":
+    case "resources-changed":
     case "timer":
     case "remove-worker":
-      return [];
+      return KEYS;
     case "acquire-replicas":
     case "refresh-who-has":
       return [...event.whoHas.keys()];

@@ -13,11 +13,12 @@ import type {
   RefreshWhoHas,
   RemoveReplicas,
   RemoveWorker,
+  ResourcesChanged,
   StatusChanged,
   StealRequest,
 } from "./events.ts";
 import { before } from "./heap.ts";
-import { withdrawAll } from "./placement.ts";
+import { setTotal, withdrawAll } from "./placement.ts";
 import {
   givenValue,
   isQueued,
@@ -55,6 +56,7 @@ export const ASKED = {
   "cancel-compute": onCancelCompute,
   "remove-worker": onRemoveWorker,
   "status-changed": onStatusChanged,
+  "resources-changed": onResourcesChanged,
   "data-added": onDataAdded,
 } as const;
 
@@ -276,6 +278,10 @@ function onRemoveWorker(world: World, { worker }: RemoveWorker): void {
 function onStatusChanged(world: World, { status }: StatusChanged): void {
   world.status = status;
   if (status !== "running") withdrawAll(world);
+}
+
+function onResourcesChanged(world: World, { resources }: ResourcesChanged): void {
+  for (const [name, total] of Object.entries(resources)) setTotal(world, name, total);
 }
 
 /** Says nothing of what nobody expects from us: the scheduler hears of it from whoever gave us the values. */

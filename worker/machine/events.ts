@@ -74,6 +74,12 @@ export interface StatusChanged extends At {
   readonly type: "status-changed";
   readonly status: WorkerStatus;
 }
+/** Our amounts of named resources changed (`set_resources`): of those named here, the others stay. */
+export interface ResourcesChanged extends At {
+  readonly type: "resources-changed";
+  /** New totals, each finite and at least 0. */
+  readonly resources: Readonly<Record<string, number>>;
+}
 /** Values were put into the store by rpc (`update_data`, `gather`). */
 export interface DataAdded extends At {
   readonly type: "data-added";
@@ -171,6 +177,7 @@ export type WorkerEvent =
   | CancelCompute
   | RemoveWorker
   | StatusChanged
+  | ResourcesChanged
   | DataAdded
   | ExecuteStarted
   | ExecuteSucceeded

@@ -19,7 +19,7 @@ import { runOf, STATE_NAMES, stateText } from "./task.ts";
 import { fetchMore } from "./transfers.ts";
 import { settle } from "./transitions.ts";
 import { validate } from "./validate.ts";
-import { type StoryEntry, type WorkerMachineOptions, World } from "./world.ts";
+import { type StoryEntry, TRANSITIONS_PER_TASK_MAX, type WorkerMachineOptions, World } from "./world.ts";
 
 export type { StoryEntry, WorkerMachineOptions } from "./world.ts";
 
@@ -46,21 +46,8 @@ export class WorkerMachine {
    * here or (with `validate`) when an invariant broke; the machine is then of no use any more.
    */
   handle(event: WorkerEvent): readonly Instruction[] {
-    const world = this.#world;
-    world.at = event.at;
-    world.stimulusId = "stimulusId" in event ? event.stimulusId : null;
-    world.cause = world.stimulusId ?? event.type;
-    // The table's type ties each handler to its event; `event.type` picks the one of this event.
-    (HANDLERS[event.type] as (world: World, event: WorkerEvent) => void)(world, event);
-    settle(world);
-    tellTogether(world);
-    fetchMore(world);
-    placeMore(world);
-    settle(world);
-    if (this.#validate) validate(world);
-    if (world.out.length === 0) return NOTHING;
-    const instructions = world.out;
-    world.out = [];
+    const instructions = react(this.#world, event);
+    if (this.#validate) validate(this.#world);
     return instructions;
   }
 
@@ -134,6 +121,25 @@ export class WorkerMachine {
       peers,
     };
   }
+}
+
+/** All that an event does, without checking what it did. */
+export function react(world: World, event: WorkerEvent): readonly Instruction[] {
+  world.at = event.at;
+  world.stimulusId = "stimulusId" in event ? event.stimulusId : null;
+  world.cause = world.stimulusId ?? event.type;
+  world.transitionsLeft = TRANSITIONS_PER_TASK_MAX * world.tasks.size;
+  // The table's type ties each handler to its event; `event.type` picks the one of this event.
+  (HANDLERS[event.type] as (world: World, event: WorkerEvent) => void)(world, event);
+  settle(world);
+  tellTogether(world);
+  fetchMore(world);
+  placeMore(world);
+  settle(world);
+  if (world.out.length === 0) return NOTHING;
+  const instructions = world.out;
+  world.out = [];
+  return instructions;
 }
 
 /** One `free` and one `add-keys` for the whole event. */

@@ -239,6 +239,7 @@ export function move(world: World, task: Task, to: TaskState): void {
     throw world.bug(`Cannot change from ${stateText(from)} to ${stateText(to)}`, task.key);
   }
   world.note(task.key, stateText(from), stateText(to));
+  if (--world.transitionsLeft < 0) throw world.bug("Tasks do not settle", task.key);
   leave(world, task, from);
   task.state = to;
   world.counts[from.name]--;

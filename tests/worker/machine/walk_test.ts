@@ -7,7 +7,7 @@
  */
 import { chance, Model } from "../../support/machine_model.ts";
 
-const WALKS = 200;
+const WALKS = 1000;
 const STEPS = 600;
 
 Deno.test(`WorkerMachine stays sound in ${WALKS} random walks of ${STEPS} steps, and comes to rest`, () => {
