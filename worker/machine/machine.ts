@@ -104,8 +104,8 @@ export class WorkerMachine {
       };
     }
     const peers: Record<string, unknown> = {};
-    for (const { address, held, request, holds } of world.peers.values()) {
-      peers[address] = { held, request, holds: holds.size };
+    for (const { address, held, request, stale, holds } of world.peers.values()) {
+      peers[address] = { held, request, stale, holds: holds.size };
     }
     return {
       address: world.address,
