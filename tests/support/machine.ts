@@ -173,7 +173,13 @@ export class TestWorker {
   now = 1_000_000;
 
   constructor(options: Partial<WorkerMachineOptions> = {}) {
-    this.machine = new WorkerMachine({ address: "me", slots: 1, validate: true, ...options });
+    this.machine = new WorkerMachine({
+      address: "me",
+      slots: 1,
+      validate: true,
+      storyEntriesMax: 20_000,
+      ...options,
+    });
   }
 
   /** Events whose instructions do not matter. */

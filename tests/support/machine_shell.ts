@@ -312,6 +312,13 @@ export class Shell {
     this.#options.hear?.(message, "key" in message ? this.store.get(message.key) : undefined);
   }
 
+  /** Every change of state that the machine remembers, by dask's names. */
+  transitions(): Set<string> {
+    const name = (state: string) => state.replace(/\(.*/, "");
+    const story = this.#options.keys.flatMap((key) => this.worker.machine.story(key));
+    return new Set(story.map(({ from, to }) => `${name(from)} -> ${name(to)}`));
+  }
+
   /** At rest nothing is under way, and what was asked is answered or was taken back. */
   assertQuiet(): void {
     assertEquals([...this.calls.keys()], [], "no call is left");

@@ -7,6 +7,7 @@
  * @module
  */
 import { assertEquals } from "@std/assert";
+import { TRANSITIONS } from "../../../worker/machine/transitions.ts";
 import { chance, Model } from "../../support/machine_model.ts";
 import { EVENTS, IMPOSSIBLE, STATES, Storm } from "../../support/machine_storm.ts";
 
@@ -19,6 +20,7 @@ Deno.test(`WorkerMachine stays sound in ${SEEDS} random histories of each kind, 
   const base = only === undefined ? Math.floor(Date.now() / 1000) % 1_000_000 : Number(only);
   console.log(`seeds ${base} to ${base + SEEDS - 1}`);
   const met = new Map<string, number>();
+  const taken = new Set<string>();
   for (const [History, eventsMin] of HISTORIES) {
     let events = 0;
     for (let seed = base; seed < base + SEEDS; seed++) {
@@ -33,12 +35,24 @@ Deno.test(`WorkerMachine stays sound in ${SEEDS} random histories of each kind, 
         });
       }
       for (const [pair, count] of history.shell.met) met.set(pair, (met.get(pair) ?? 0) + count);
+      for (const transition of history.shell.transitions()) taken.add(transition);
       events += history.shell.events;
     }
     console.log(`${History.name}: ${events} events`);
   }
-  if (only === undefined) checkPairs(met);
+  if (only !== undefined) return;
+  checkPairs(met);
+  checkTransitions(taken);
 });
+
+/** The table of transitions has no row that nothing takes. */
+function checkTransitions(taken: ReadonlySet<string>): void {
+  const table = Object.entries(TRANSITIONS).flatMap(([from, row]) =>
+    Object.keys(row).map((to) => `${from} -> ${to}`)
+  );
+  assertEquals(table.filter((transition) => !taken.has(transition)), []);
+  console.log(`all ${table.length} transitions were taken`);
+}
 
 /** Every pair of state and event that can happen did, and no other. */
 function checkPairs(met: ReadonlyMap<string, number>): void {
