@@ -40,6 +40,7 @@ import {
   move,
   offer,
   sayFinished,
+  sayReleased,
   setHolders,
   withdraw,
 } from "./transitions.ts";
@@ -221,7 +222,11 @@ function onAcquireReplicas(world: World, { whoHas, nbytes }: AcquireReplicas): v
 function onRefreshWhoHas(world: World, { whoHas }: RefreshWhoHas): void {
   for (const [key, holders] of whoHas) {
     const task = world.tasks.get(key);
-    if (task !== undefined) setHolders(world, task, holders);
+    if (task === undefined) continue;
+    setHolders(world, task, holders);
+    // Or it would wait for ever for what is said to be here already.
+    const { name } = task.state;
+    if ((name === "fetch" || name === "missing") && holders.includes(world.address)) sayReleased(world, task);
   }
 }
 

@@ -427,7 +427,8 @@ export function sayFinished(world: World, task: Task, runId: number, value: Memo
   value.startstop = null;
 }
 
-function sayReleased(world: World, task: Task): void {
+/** Tells the scheduler that we do not hold this. */
+export function sayReleased(world: World, task: Task): void {
   world.say({ op: "release-worker-data", key: task.key, stimulusId: world.stimulus("release-worker-data") });
 }
 
