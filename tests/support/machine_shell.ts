@@ -32,6 +32,7 @@ export interface Call {
   readonly runId: number;
   /** Of the task behind the name: the first byte of its spec. */
   readonly version: number;
+  readonly inputs: readonly Key[];
   phase: "placed" | "executing" | "long-running";
   withdrawing: boolean;
   aborted: boolean;
@@ -76,6 +77,8 @@ export class Shell {
   readonly store = new Map<Key, number>();
   /** Every steal request, and how often it was answered. */
   readonly steals = new Map<string, number>();
+  /** The newest run id of the key when it was asked. */
+  readonly #stealRuns = new Map<string, number>();
   /** Runs that an executor may yet call withdrawn, since they had ended when it was asked. */
   readonly late = new Map<Key, number[]>();
   /** How often each event met a key in each state. */
@@ -187,12 +190,25 @@ export class Shell {
   handle(event: Untimed): void {
     this.events++;
     this.#noteBefore(event);
+    const kept = event.type === "remove-replicas" ? this.#inputs() : [];
     for (const instruction of this.worker.handle(event)) this.#perform(instruction);
     for (const key of this.#options.keys) {
       if (this.worker.state(key) === "memory") {
         assert(this.store.has(key), `${key} is in memory, so it is in the store`);
       }
     }
+    for (const key of kept) assert(this.store.has(key), `${key} is in use, so it is not removed`);
+    for (const [key, { phase, withdrawing, aborted }] of this.calls) {
+      const stopped = /^(cancelled|resumed)/.test(this.worker.state(key));
+      if (phase !== "placed") assertEquals(aborted, stopped, `${key} is aborted when it is not wanted`);
+      else assert(withdrawing || !stopped, `${key} is withdrawn when it is not wanted`);
+    }
+  }
+
+  /** What the calls that are wanted use. */
+  #inputs(): Key[] {
+    const wanted = [...this.calls].filter(([key]) => !/^(cancelled|resumed)/.test(this.worker.state(key)));
+    return wanted.flatMap(([, { inputs }]) => inputs).filter((key) => this.worker.state(key) === "memory");
   }
 
   #noteBefore(event: Untimed): void {
@@ -213,6 +229,7 @@ export class Shell {
         break;
       case "steal-request":
         this.steals.set(event.stimulusId, 0);
+        this.#stealRuns.set(event.stimulusId, this.#newest(event.key));
         break;
       case "data-added":
         for (const key of event.nbytes.keys()) this.store.set(key, this.store.get(key) ?? 0);
@@ -221,8 +238,12 @@ export class Shell {
 
   #takeBack(key: Key): void {
     const runs = this.#runs.get(key)!;
-    runs.takenBack = Math.max(0, ...runs.asked);
+    runs.takenBack = this.#newest(key);
     runs.open = false;
+  }
+
+  #newest(key: Key): number {
+    return Math.max(0, ...this.#runs.get(key)!.asked);
   }
 
   #perform(instruction: Instruction): void {
@@ -234,7 +255,14 @@ export class Shell {
           assert(this.store.has(dependency), `${key} has its input ${dependency}`);
         }
         const version = runSpec.pickle[0]!;
-        this.calls.set(key, { runId, version, phase: "placed", withdrawing: false, aborted: false });
+        this.calls.set(key, {
+          runId,
+          version,
+          inputs: dependencies,
+          phase: "placed",
+          withdrawing: false,
+          aborted: false,
+        });
         let inSlots = 0;
         for (const { phase } of this.calls.values()) if (phase !== "long-running") inSlots++;
         assert(inSlots <= 2 * this.#options.slots, "up to two calls a slot");
@@ -292,7 +320,9 @@ export class Shell {
         const answers = (this.steals.get(stimulusId) ?? NaN) + 1;
         assertEquals(answers, 1, `${stimulusId} is asked, and answered once`);
         this.steals.set(stimulusId, answers);
-        if (/^(waiting|ready|constrained)$/.test(state ?? "")) this.#takeBack(key);
+        if (!/^(waiting|ready|constrained)$/.test(state ?? "")) break;
+        assertEquals(this.#newest(key), this.#stealRuns.get(stimulusId), `${key} was not asked for again`);
+        this.#takeBack(key);
         break;
       }
       case "reschedule":

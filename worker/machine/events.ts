@@ -87,7 +87,10 @@ export interface DataAdded extends At {
 }
 
 // --- What our own instructions came to ---
-/** The executor began the call. Follows `execute`, unless `execute-withdrawn` does. At most once per run. */
+/**
+ * The executor began the call. Follows `execute`, unless `execute-withdrawn` does, or `execute-failed` because the
+ * inputs could not be read. At most once per run, and before all that follows from it.
+ */
 export interface ExecuteStarted extends At {
   readonly type: "execute-started";
   readonly key: Key;
@@ -123,7 +126,10 @@ export interface ExecuteRescheduled extends At {
   readonly key: Key;
   readonly runId: number;
 }
-/** `withdraw` came in time: the call will not run. (Too late is told by `execute-started`, which then comes at once.) */
+/**
+ * `withdraw` came in time: the call will not run. (Too late is told by `execute-started`, which then comes at once.)
+ * Also said of a call that had begun and ended before it was to be withdrawn; then it means nothing.
+ */
 export interface ExecuteWithdrawn extends At {
   readonly type: "execute-withdrawn";
   readonly key: Key;

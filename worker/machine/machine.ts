@@ -1,8 +1,8 @@
 /**
  * The worker's task machine: a synchronous function of events. Rule 1: nothing in this folder waits, looks at a clock
  * or touches a value. Rule 2: a handler changes facts and moves the tasks that its event is about; what follows for
- * other tasks follows by `settle`. Rule 3: a call that was told to stop is never used for a later request: who asks
- * again gets a new run. Rule 4: every compute-task that is not taken back is answered by one `task-finished`,
+ * other tasks follows by `settle`. Rule 3: a call that was told to stop never answers a later compute-task:
+ * who asks again gets a new run. Rule 4: every compute-task that is not taken back is answered by one `task-finished`,
  * `task-erred` or `reschedule`, with the run id that was the newest when the call began.
  *
  * Read `events.ts` (what can happen), `asked.ts` and `reported.ts` (what is done about it), `transitions.ts` (what

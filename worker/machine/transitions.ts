@@ -305,6 +305,7 @@ function enter(world: World, task: Task, to: TaskState): void {
       break;
     case "executing":
     case "long-running":
+    case "resumed": // to be fetched: it was cancelled before, hence has no call; to be computed: it has
       break;
     case "memory":
       task.acquired = false;
@@ -317,9 +318,6 @@ function enter(world: World, task: Task, to: TaskState): void {
           world.touch(dependent);
         }
       }
-      break;
-    case "resumed":
-      if (to.next === "fetch") dropCall(world, task);
       break;
     default:
       dropCall(world, task);

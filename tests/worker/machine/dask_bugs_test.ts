@@ -250,6 +250,8 @@ Deno.test("#6248: a copy is asked for of a key that is to be computed here, in e
 Deno.test("#6248: a copy is asked for and then the key is to be computed here: the computation answers", () => {
   const missing = new TestWorker().given(acquire({ x: [] }));
   assertEquals(missing.when(compute("x", { run: 2 })), ["execute x#2"]);
+  missing.given(steal("x"), withdrawn("x", 2));
+  assertEquals(missing.state("x"), "unknown", "the request for a copy does not outlive it");
   const cancelled = new TestWorker().given(compute("x"), started("x"), free("x"), acquire({ x: ["bob"] }));
   cancelled.given(compute("x", { run: 2 }));
   assertEquals(cancelled.state("x"), "resumed(executing->waiting)");

@@ -40,7 +40,7 @@ Deno.test(`WorkerMachine stays sound in ${SEEDS} random histories of each kind, 
     }
     console.log(`${History.name}: ${events} events`);
   }
-  if (only !== undefined) return;
+  if (SEEDS < 1000) return; // too few for the rare ones
   checkPairs(met);
   checkTransitions(taken);
 });
