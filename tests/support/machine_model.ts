@@ -167,6 +167,7 @@ export class Model {
   }
 
   #report(which: RegExp): boolean {
+    for (const [peer, transfer] of this.shell.transfers) if (!this.#alive.has(peer)) transfer.broken = true;
     const names = this.shell.reports().filter((name) => which.test(name));
     if (names.length === 0) return false;
     this.shell.report(names[this.#chance.below(names.length)]!);
@@ -394,8 +395,6 @@ export class Model {
         else {
           this.#alive.delete(peer);
           this.#unnoticed.add(peer);
-          const transfer = this.shell.transfers.get(peer);
-          if (transfer !== undefined) transfer.broken = this.#chance.below(4) > 0; // all may have been sent
         }
         return true;
       case 11:

@@ -156,31 +156,6 @@ export class Storm {
 
 /** Every state of a key as `WorkerMachine.state` says it. */
 export const STATES: readonly string[] = Object.keys(X_IN_STATE);
-/** Everything that can happen. */
-export const EVENTS = [
-  "compute-task",
-  "free-keys",
-  "remove-replicas",
-  "acquire-replicas",
-  "refresh-who-has",
-  "steal-request",
-  "cancel-compute",
-  "remove-worker",
-  "status-changed",
-  "resources-changed",
-  "data-added",
-  "execute-started",
-  "execute-succeeded",
-  "execute-failed",
-  "execute-rescheduled",
-  "execute-withdrawn",
-  "seceded",
-  "fetch-arrived",
-  "fetch-busy",
-  "fetch-unreachable",
-  "timer",
-] as const satisfies readonly WorkerEvent["type"][];
-
 type Why = readonly [where: (state: string) => boolean, reason: string];
 const idle = (state: string) => !/placed|executing|long-running/.test(state);
 const waits = (state: string) => state.includes("placed");
@@ -214,3 +189,6 @@ export const IMPOSSIBLE: { readonly [Event in WorkerEvent["type"]]: readonly Why
   "fetch-unreachable": [NO_TRANSFER],
   "timer": [],
 };
+
+/** Everything that can happen. */
+export const EVENTS = Object.keys(IMPOSSIBLE) as readonly WorkerEvent["type"][];
