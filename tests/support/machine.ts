@@ -81,6 +81,9 @@ export function removeWorker(worker: Address): Untimed {
 export function status(status: WorkerStatus): Untimed {
   return { type: "status-changed", status };
 }
+export function resources(totals: Readonly<Record<string, number>>): Untimed {
+  return { type: "resources-changed", resources: totals };
+}
 export function dataAdded(...keys: Key[]): Untimed {
   return { type: "data-added", nbytes: new Map(keys.map((key) => [key, 5])) };
 }
@@ -170,7 +173,13 @@ export class TestWorker {
   now = 1_000_000;
 
   constructor(options: Partial<WorkerMachineOptions> = {}) {
-    this.machine = new WorkerMachine({ address: "me", slots: 1, validate: true, ...options });
+    this.machine = new WorkerMachine({
+      address: "me",
+      slots: 1,
+      validate: true,
+      storyEntriesMax: 20_000,
+      ...options,
+    });
   }
 
   /** Events whose instructions do not matter. */

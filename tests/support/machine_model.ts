@@ -1,42 +1,37 @@
 /**
- * A small world around the worker's machine: a scheduler that follows dask's rules, two peers that may die, executors
- * and a store. Everything that is on its way waits in queues, so that chance decides what meets what.
+ * A small world around the worker's machine: a scheduler that follows dask's rules, and peers that may die. What both
+ * sides say waits in queues, so that chance decides what meets what.
  *
- * Law: the model accounts for everything. After `settle` nothing may be left under way, both sides must agree on who
- * holds what, and after `clear` nothing at all may be left.
+ * Law: the model accounts for everything. After `settle` nothing is under way, every compute-task was answered or taken
+ * back and both sides agree on who holds what; after `clear` nothing at all is left. See `machine_shell.ts` for what is
+ * checked at every event.
  *
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
-import type { Address, Key, TimerName } from "../../worker/machine/events.ts";
-import type { Instruction, ToScheduler } from "../../worker/machine/instructions.ts";
+import type { Address, Key } from "../../worker/machine/events.ts";
+import type { ToScheduler } from "../../worker/machine/instructions.ts";
 import {
   acquire,
-  arrived,
-  busy,
   cancelCompute,
   compute,
-  failed,
+  dataAdded,
   free,
   refresh,
   removeReplicas,
   removeWorker,
-  rescheduled,
-  seceded,
-  started,
+  resources,
   status,
   steal,
-  succeeded,
   TestWorker,
-  timer,
-  unreachable,
   type Untimed,
-  withdrawn,
 } from "./machine.ts";
+import { Shell } from "./machine_shell.ts";
 
 const ME = "tcp://one:1";
 const PEERS: readonly Address[] = ["tcp://one:2", "tcp://two:1", "tcp://two:2"];
 const SLOTS = 2;
+const RESOURCES = { GPU: 1, DISK: 0.3 };
 
 /** Dependencies and resources of every key. */
 const GRAPH: Readonly<Record<Key, { needs: readonly Key[]; resources?: Readonly<Record<string, number>> }>> =
@@ -86,21 +81,10 @@ interface Known {
   steal: string | null;
 }
 
-interface Call {
-  readonly key: Key;
-  readonly runId: number;
-  readonly version: number;
-  phase: "placed" | "executing" | "long-running";
-  aborted: boolean;
-}
-
 type Said = { readonly message: ToScheduler; readonly version: number | undefined };
 
 export class Model {
-  readonly worker: TestWorker;
-  /** How often each event met a key in each state. */
-  readonly met = new Map<string, number>();
-  events = 0;
+  readonly shell: Shell;
 
   readonly #chance: Chance;
   readonly #known = new Map<Key, Known>();
@@ -109,25 +93,27 @@ export class Model {
   readonly #unnoticed = new Set<Address>();
   readonly #toWorker: Untimed[] = [];
   readonly #toScheduler: Said[] = [];
-  readonly #fromShell: Untimed[] = [];
-  readonly #calls: Call[] = [];
-  readonly #transfers = new Map<Address, readonly Key[]>();
-  readonly #timers = new Set<TimerName>();
-  readonly #store = new Map<Key, number>();
-  /** Every steal request, and how often it was answered. */
-  readonly #steals = new Map<string, number>();
   #counter = 0;
   #paused = false;
 
   constructor(chance: Chance) {
     this.#chance = chance;
-    this.worker = new TestWorker({
+    const worker = new TestWorker({
       address: ME,
       slots: SLOTS,
-      resources: { GPU: 1, DISK: 0.3 },
+      resources: RESOURCES,
       transferPeersMax: 2,
       transferBytesMax: 25,
       seed: chance.seed,
+    });
+    this.shell = new Shell(worker, {
+      slots: SLOTS,
+      keys: KEYS,
+      hear: (message, version) => this.#toScheduler.push({ message, version }),
+      sent: (peer, key) => {
+        const { holders, version } = this.#known.get(key)!;
+        return holders.has(peer) ? version % 256 : null;
+      },
     });
     for (const key of KEYS) {
       this.#known.set(key, {
@@ -148,13 +134,9 @@ export class Model {
   }
 
   #tryStep(dice: number): boolean {
-    if (dice < 20) return this.#deliver();
-    if (dice < 38) return this.#tellFromShell();
-    if (dice < 53) return this.#hear();
-    if (dice < 60) return this.#startCall();
-    if (dice < 66) return this.#endCall(true);
-    if (dice < 71) return this.#endTransfer(true);
-    if (dice < 73) return this.#fireTimer();
+    if (dice < 24) return this.#deliver();
+    if (dice < 40) return this.#hear();
+    if (dice < 72) return this.#report(dice < 66 ? /^(start|withdrawn|arrive|succeed|timer)/ : /./);
     if (dice < 82) return this.#schedule();
     return this.#disturb();
   }
@@ -163,18 +145,17 @@ export class Model {
   settle(): void {
     for (const peer of this.#unnoticed) this.#noticeDeath(peer);
     if (this.#paused) this.#pause(false);
+    this.shell.handle(resources(RESOURCES));
     for (let round = 0; round < 3000; round++) {
       while (this.#hear());
       while (this.#deliver());
-      while (this.#startCall());
-      while (this.#tellFromShell());
-      if (this.#toScheduler.length + this.#toWorker.length + this.#fromShell.length > 0) continue;
-      if (this.#startCall() || this.#endCall(false) || this.#endTransfer(false) || this.#schedule()) continue;
-      if (!this.#onlySearches() && this.#fireTimer()) continue;
+      if (this.#toScheduler.length > 0) continue;
+      if (this.#report(/^(start|withdrawn|late|arrive|unreachable|succeed)/) || this.#schedule()) continue;
+      if (!this.#onlySearches() && this.#report(/^timer/)) continue;
       this.#agree();
       return;
     }
-    throw new Error(`Stuck: ${JSON.stringify(this.worker.machine.snapshot(), null, 1)}`);
+    throw new Error(`Stuck: ${JSON.stringify(this.shell.worker.machine.snapshot(), null, 1)}`);
   }
 
   /** The scheduler forgets everything; so must the worker. */
@@ -182,149 +163,20 @@ export class Model {
     for (const known of this.#known.values()) known.wanted = false;
     for (const known of this.#known.values()) this.#release(known);
     this.settle();
-    const snapshot = this.worker.machine.snapshot();
-    assertEquals(snapshot["tasks"], {}, "no task is left");
-    assertEquals(snapshot["peers"], {}, "no peer is left");
-    assertEquals(snapshot["available"], snapshot["resources"], "all resources are back");
-    assertEquals([snapshot["occupied"], snapshot["nbytes"]], [0, 0], "all slots and bytes are back");
-    assertEquals([...this.#store.keys()], [], "the store is empty");
-    for (const [id, answers] of this.#steals) assertEquals(answers, 1, `${id} is answered once`);
+    this.shell.assertEmpty();
   }
 
-  // --- The worker's side ---
-
-  #handle(event: Untimed): void {
-    this.events++;
-    for (const key of keysOf(event)) {
-      const pair = `${this.worker.state(key)} <- ${event.type}`;
-      this.met.set(pair, (this.met.get(pair) ?? 0) + 1);
-    }
-    for (const instruction of this.worker.handle(event)) this.#perform(instruction);
-    for (const key of KEYS) {
-      if (this.worker.state(key) === "memory") {
-        assert(this.#store.has(key), `${key} is in memory, so it is in the store`);
-      }
-    }
-  }
-
-  #perform(instruction: Instruction): void {
-    switch (instruction.type) {
-      case "execute": {
-        const { key, runId, runSpec, dependencies } = instruction;
-        assertEquals(this.#calls.filter((call) => call.key === key), [], `${key} is in no executor`);
-        for (const dependency of dependencies) {
-          assert(this.#store.has(dependency), `${key} has its input ${dependency}`);
-        }
-        this.#calls.push({ key, runId, version: runSpec.pickle[0]!, phase: "placed", aborted: false });
-        assert(
-          this.#calls.filter(({ phase }) => phase !== "long-running").length <= 2 * SLOTS,
-          "two calls a slot",
-        );
-        break;
-      }
-      case "withdraw": {
-        const call = this.#call(instruction.key, instruction.runId);
-        if (call !== undefined && call.phase !== "placed") break; // too late: its event is under way
-        if (call !== undefined) this.#calls.splice(this.#calls.indexOf(call), 1);
-        this.#fromShell.push(withdrawn(instruction.key, instruction.runId)); // also of a call that has ended already
-        break;
-      }
-      case "abort": {
-        const call = this.#call(instruction.key, instruction.runId);
-        if (call !== undefined) call.aborted = true;
-        break;
-      }
-      case "fetch":
-        assert(!this.#transfers.has(instruction.peer), `${instruction.peer} is asked once at a time`);
-        assert(this.#transfers.size < 2, "two peers at a time");
-        this.#transfers.set(instruction.peer, instruction.keys);
-        break;
-      case "free":
-        for (const key of instruction.keys) {
-          assert(this.#store.delete(key), `${key} is in the store until it is freed`);
-        }
-        break;
-      case "forget-peer":
-        break;
-      case "send":
-        this.#toScheduler.push({
-          message: instruction.message,
-          version: "key" in instruction.message ? this.#store.get(instruction.message.key) : undefined,
-        });
-        break;
-      case "set-timer":
-        this.#timers.add(instruction.name);
-    }
-  }
-
-  #call(key: Key, runId: number): Call | undefined {
-    return this.#calls.find((call) => call.key === key && call.runId === runId);
-  }
-
-  #startCall(): boolean {
-    if (this.#calls.filter(({ phase }) => phase === "executing").length >= SLOTS) return false;
-    const call = this.#calls.find(({ phase }) => phase === "placed");
-    if (call === undefined) return false;
-    call.phase = "executing";
-    this.#fromShell.push(started(call.key, call.runId));
+  #report(which: RegExp): boolean {
+    for (const [peer, transfer] of this.shell.transfers) if (!this.#alive.has(peer)) transfer.broken = true;
+    const names = this.shell.reports().filter((name) => which.test(name));
+    if (names.length === 0) return false;
+    this.shell.report(names[this.#chance.below(names.length)]!);
     return true;
-  }
-
-  #endCall(mayFail: boolean): boolean {
-    const running = this.#calls.filter(({ phase }) => phase !== "placed");
-    const call = running[this.#chance.below(Math.max(1, running.length))];
-    if (call === undefined) return false;
-    const { key, runId } = call;
-    const dice = call.aborted ? 60 + this.#chance.below(80) : this.#chance.below(mayFail ? 100 : 80);
-    if (mayFail && call.phase === "executing" && this.#chance.below(5) === 0) {
-      call.phase = "long-running";
-      this.#fromShell.push(seceded(key, runId));
-      return true;
-    }
-    this.#calls.splice(this.#calls.indexOf(call), 1);
-    if (dice < 80) {
-      this.#store.set(key, call.version);
-      this.#fromShell.push(succeeded(key, runId, 10));
-    } else if (dice < 90) this.#fromShell.push(rescheduled(key, runId));
-    else this.#fromShell.push(failed(key, runId));
-    return true;
-  }
-
-  #endTransfer(mayFail: boolean): boolean {
-    const open = [...this.#transfers];
-    const transfer = open[this.#chance.below(Math.max(1, open.length))];
-    if (transfer === undefined) return false;
-    const [peer, keys] = transfer;
-    this.#transfers.delete(peer);
-    const dice = mayFail ? this.#chance.below(100) : 99;
-    if (!this.#alive.has(peer) || dice < 5) this.#fromShell.push(unreachable(peer, ...keys));
-    else if (dice < 25) this.#fromShell.push(busy(peer, ...keys));
-    else {
-      const came = keys.filter((key) => this.#known.get(key)!.holders.has(peer));
-      for (const key of came) this.#store.set(key, this.#known.get(key)!.version);
-      this.#fromShell.push(arrived(peer, keys, came));
-    }
-    return true;
-  }
-
-  #fireTimer(): boolean {
-    const names = [...this.#timers];
-    const name = names[this.#chance.below(Math.max(1, names.length))];
-    if (name === undefined) return false;
-    this.#timers.delete(name);
-    this.#handle(timer(name));
-    return true;
-  }
-
-  #tellFromShell(): boolean {
-    const event = this.#fromShell.shift();
-    if (event !== undefined) this.#handle(event);
-    return event !== undefined;
   }
 
   #deliver(): boolean {
     const event = this.#toWorker.shift();
-    if (event !== undefined) this.#handle(event);
+    if (event !== undefined) this.shell.handle(event);
     return event !== undefined;
   }
 
@@ -406,7 +258,7 @@ export class Model {
 
   #pause(paused: boolean): void {
     this.#paused = paused;
-    this.#handle(status(paused ? "paused" : "running"));
+    this.shell.handle(status(paused ? "paused" : "running"));
   }
 
   /** Hears one message of the worker. */
@@ -489,14 +341,6 @@ export class Model {
   }
 
   #hearSteal(known: Known, state: string | null, id: string): void {
-    const answers = this.#steals.get(id)! + 1;
-    assertEquals(answers, 1, `${id} is answered once`);
-    this.#steals.set(id, answers);
-    assert(
-      state === null ||
-        /^(released|waiting|ready|constrained|executing|long-running|memory|cancelled|resumed)$/.test(state),
-      `the scheduler understands ${state}`,
-    );
     if (known.steal !== id) return;
     known.steal = null;
     if (state === null || state === "released") this.#release(known);
@@ -505,10 +349,15 @@ export class Model {
 
   /** Something that happens to a scheduler, or to a cluster. */
   #disturb(): boolean {
-    const known = this.#known.get(KEYS[this.#chance.below(KEYS.length)]!)!;
+    const busy = [
+      ...this.shell.calls.keys(),
+      ...[...this.shell.transfers.values()].flatMap(({ keys }) => keys),
+    ];
+    const keys = this.#chance.below(2) === 0 && busy.length > 0 ? busy : KEYS;
+    const known = this.#known.get(keys[this.#chance.below(keys.length)]!)!;
     const { key, state, holders } = known;
     const peer = PEERS[this.#chance.below(PEERS.length)]!;
-    switch (this.#chance.below(15)) {
+    switch (this.#chance.below(16)) {
       case 0:
       case 1:
       case 2:
@@ -538,7 +387,6 @@ export class Model {
       case 9:
         if (state !== "processing" || known.steal !== null) return false;
         known.steal = `steal-${++this.#counter}`;
-        this.#steals.set(known.steal, 0);
         this.#tell(steal(key, known.steal));
         return true;
       case 10:
@@ -554,8 +402,8 @@ export class Model {
         return true;
       case 12: // a copy is given to us by rpc, which dask does not do while that may cross with others of the key
         if (state !== "memory" || holders.has(ME) || this.#isUnderWay(key)) return false;
-        this.#store.set(key, known.version % 256);
-        this.#handle({ type: "data-added", nbytes: new Map([[key, 10]]) });
+        this.shell.store.set(key, known.version % 256);
+        this.shell.handle(dataAdded(key));
         holders.add(ME);
         return true;
       case 13:
@@ -564,6 +412,13 @@ export class Model {
           this.#tell(cancelCompute(key));
           this.#release(known);
         } else this.#computeHere(known); // the same again, with a newer run id
+        return true;
+      case 14:
+        if (this.#chance.below(2) === 0) return false;
+        this.shell.handle(resources({
+          GPU: [0, 0.5, 1, 2][this.#chance.below(4)]!,
+          DISK: [0, 0.1, 0.3][this.#chance.below(3)]!,
+        }));
         return true;
       default: // a peer drops a copy
         if (state !== "memory" || holders.size < 2) return false;
@@ -585,8 +440,8 @@ export class Model {
 
   /** Whether nothing is left but the search for copies of what the scheduler knows and nobody has. */
   #onlySearches(): boolean {
-    if (this.#timers.size !== 1 || !this.#timers.has("find-missing")) return false;
-    const missing = KEYS.filter((key) => this.worker.state(key) === "missing");
+    if (this.shell.timers.size !== 1 || !this.shell.timers.has("find-missing")) return false;
+    const missing = KEYS.filter((key) => this.shell.worker.state(key) === "missing");
     return missing.length > 0 &&
       missing.every((key) => this.#isKnown(key) && this.#known.get(key)!.holders.size === 0);
   }
@@ -594,35 +449,19 @@ export class Model {
   /** At rest both sides believe the same. */
   #agree(): void {
     for (const { key, state, holders } of this.#known.values()) {
-      const here = this.worker.state(key);
+      const here = this.shell.worker.state(key);
       const message = `${key}: ${state} at the scheduler, ${here} at the worker`;
       assert(state !== "processing", message);
       assertEquals(here === "memory", state === "memory" && holders.has(ME), message);
       assertEquals(
         here === "memory",
-        this.#store.has(key),
-        `${message}, in the store: ${this.#store.has(key)}`,
+        this.shell.store.has(key),
+        `${message}, in the store: ${this.shell.store.has(key)}`,
       );
       if (here === "missing") assert(this.#onlySearches(), message);
       else assert(["memory", "error", "unknown"].includes(here), message);
       if (here === "error") assertEquals(state, "erred", message);
     }
-    if (!this.#onlySearches()) assertEquals([...this.#timers], [], "no timer is left");
-  }
-}
-
-function keysOf(event: Untimed): readonly Key[] {
-  switch (event.type) {
-    case "status-changed":
-    case "timer":
-    case "remove-worker":
-      return [];
-    case "acquire-replicas":
-    case "refresh-who-has":
-      return [...event.whoHas.keys()];
-    case "data-added":
-      return [...event.nbytes.keys()];
-    default:
-      return "keys" in event ? event.keys : [event.key];
+    if (!this.#onlySearches()) assertEquals([...this.shell.timers], [], "no timer is left");
   }
 }

@@ -15,11 +15,12 @@ import type {
   RefreshWhoHas,
   RemoveReplicas,
   RemoveWorker,
+  ResourcesChanged,
   StatusChanged,
   StealRequest,
 } from "./events.ts";
 import { before } from "./heap.ts";
-import { withdrawAll } from "./placement.ts";
+import { setTotal, withdrawAll } from "./placement.ts";
 import {
   givenValue,
   isQueued,
@@ -41,6 +42,7 @@ import {
   move,
   offer,
   sayFinished,
+  sayReleased,
   setHolders,
   withdraw,
 } from "./transitions.ts";
@@ -57,6 +59,7 @@ export const ASKED = {
   "cancel-compute": onCancelCompute,
   "remove-worker": onRemoveWorker,
   "status-changed": onStatusChanged,
+  "resources-changed": onResourcesChanged,
   "data-added": onDataAdded,
 } as const;
 
@@ -229,7 +232,11 @@ function onAcquireReplicas(world: World, { whoHas, nbytes }: AcquireReplicas): v
 function onRefreshWhoHas(world: World, { whoHas }: RefreshWhoHas): void {
   for (const [key, holders] of whoHas) {
     const task = world.tasks.get(key);
-    if (task !== undefined) setHolders(world, task, holders);
+    if (task === undefined) continue;
+    setHolders(world, task, holders);
+    // Or it would wait for ever for what is said to be here already.
+    const { name } = task.state;
+    if ((name === "fetch" || name === "missing") && holders.includes(world.address)) sayReleased(world, task);
   }
 }
 
@@ -286,6 +293,10 @@ function onRemoveWorker(world: World, { worker }: RemoveWorker): void {
 function onStatusChanged(world: World, { status }: StatusChanged): void {
   world.status = status;
   if (status !== "running") withdrawAll(world);
+}
+
+function onResourcesChanged(world: World, { resources }: ResourcesChanged): void {
+  for (const [name, total] of Object.entries(resources)) setTotal(world, name, total);
 }
 
 /** Says nothing of what nobody expects from us: the scheduler hears of it from whoever gave us the values. */

@@ -74,6 +74,12 @@ export interface StatusChanged extends At {
   readonly type: "status-changed";
   readonly status: WorkerStatus;
 }
+/** Our amounts of named resources changed (`set_resources`): of those named here, the others stay. */
+export interface ResourcesChanged extends At {
+  readonly type: "resources-changed";
+  /** New totals, each finite and at least 0. */
+  readonly resources: Readonly<Record<string, number>>;
+}
 /** Values were put into the store by rpc (`update_data`, `gather`). */
 export interface DataAdded extends At {
   readonly type: "data-added";
@@ -81,7 +87,10 @@ export interface DataAdded extends At {
 }
 
 // --- What our own instructions came to ---
-/** The executor began the call. Follows `execute`, unless `execute-withdrawn` does. At most once per run. */
+/**
+ * The executor began the call. Follows `execute`, unless `execute-withdrawn` does, or `execute-failed` because the
+ * inputs could not be read. At most once per run, and before all that follows from it.
+ */
 export interface ExecuteStarted extends At {
   readonly type: "execute-started";
   readonly key: Key;
@@ -117,7 +126,10 @@ export interface ExecuteRescheduled extends At {
   readonly key: Key;
   readonly runId: number;
 }
-/** `withdraw` came in time: the call will not run. (Too late is told by `execute-started`, which then comes at once.) */
+/**
+ * `withdraw` came in time: the call will not run. (Too late is told by `execute-started`, which then comes at once.)
+ * Also said of a call that had begun and ended before it was to be withdrawn; then it means nothing.
+ */
 export interface ExecuteWithdrawn extends At {
   readonly type: "execute-withdrawn";
   readonly key: Key;
@@ -171,6 +183,7 @@ export type WorkerEvent =
   | CancelCompute
   | RemoveWorker
   | StatusChanged
+  | ResourcesChanged
   | DataAdded
   | ExecuteStarted
   | ExecuteSucceeded

@@ -1,8 +1,8 @@
 /**
  * The worker's task machine: a synchronous function of events. Rule 1: nothing in this folder waits, looks at a clock
  * or touches a value. Rule 2: a handler changes facts and moves the tasks that its event is about; what follows for
- * other tasks follows by `settle`. Rule 3: a call that was told to stop is never used for a later request: who asks
- * again gets a new run. Rule 4: every compute-task that is not taken back is answered by one `task-finished`,
+ * other tasks follows by `settle`. Rule 3: a call that was told to stop never answers a later compute-task:
+ * who asks again gets a new run. Rule 4: every compute-task that is not taken back is answered by one `task-finished`,
  * `task-erred` or `reschedule`, with the run id that was the newest when the call began.
  *
  * Read `events.ts` (what can happen), `asked.ts` and `reported.ts` (what is done about it), `transitions.ts` (what
@@ -19,7 +19,7 @@ import { runOf, STATE_NAMES, stateText } from "./task.ts";
 import { fetchMore } from "./transfers.ts";
 import { settle } from "./transitions.ts";
 import { validate } from "./validate.ts";
-import { type StoryEntry, type WorkerMachineOptions, World } from "./world.ts";
+import { type StoryEntry, TRANSITIONS_PER_TASK_MAX, type WorkerMachineOptions, World } from "./world.ts";
 
 export type { StoryEntry, WorkerMachineOptions } from "./world.ts";
 
@@ -46,21 +46,8 @@ export class WorkerMachine {
    * here or (with `validate`) when an invariant broke; the machine is then of no use any more.
    */
   handle(event: WorkerEvent): readonly Instruction[] {
-    const world = this.#world;
-    world.at = event.at;
-    world.stimulusId = "stimulusId" in event ? event.stimulusId : null;
-    world.cause = world.stimulusId ?? event.type;
-    // The table's type ties each handler to its event; `event.type` picks the one of this event.
-    (HANDLERS[event.type] as (world: World, event: WorkerEvent) => void)(world, event);
-    settle(world);
-    tellTogether(world);
-    fetchMore(world);
-    placeMore(world);
-    settle(world);
-    if (this.#validate) validate(world);
-    if (world.out.length === 0) return NOTHING;
-    const instructions = world.out;
-    world.out = [];
+    const instructions = react(this.#world, event);
+    if (this.#validate) validate(this.#world);
     return instructions;
   }
 
@@ -117,8 +104,8 @@ export class WorkerMachine {
       };
     }
     const peers: Record<string, unknown> = {};
-    for (const { address, held, request, holds } of world.peers.values()) {
-      peers[address] = { held, request, holds: holds.size };
+    for (const { address, held, request, stale, holds } of world.peers.values()) {
+      peers[address] = { held, request, stale, holds: holds.size };
     }
     return {
       address: world.address,
@@ -134,6 +121,25 @@ export class WorkerMachine {
       peers,
     };
   }
+}
+
+/** All that an event does, without checking what it did. */
+export function react(world: World, event: WorkerEvent): readonly Instruction[] {
+  world.at = event.at;
+  world.stimulusId = "stimulusId" in event ? event.stimulusId : null;
+  world.cause = world.stimulusId ?? event.type;
+  world.transitionsLeft = TRANSITIONS_PER_TASK_MAX * world.tasks.size;
+  // The table's type ties each handler to its event; `event.type` picks the one of this event.
+  (HANDLERS[event.type] as (world: World, event: WorkerEvent) => void)(world, event);
+  settle(world);
+  tellTogether(world);
+  fetchMore(world);
+  placeMore(world);
+  settle(world);
+  if (world.out.length === 0) return NOTHING;
+  const instructions = world.out;
+  world.out = [];
+  return instructions;
 }
 
 /** One `free` and one `add-keys` for the whole event. */

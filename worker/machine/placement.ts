@@ -55,9 +55,24 @@ function fits(amounts: ReadonlyMap<string, number>, needs: Needs): boolean {
 }
 
 /** Amounts are counted in billionths, so that 0.1 + 0.2 given back leaves what was there. */
-function change(world: World, needs: Needs, sign: 1 | -1): void {
-  for (const [name, amount] of needs) {
-    world.available.set(name, Math.round(((world.available.get(name) ?? 0) + sign * amount) * 1e9) / 1e9);
+function change(world: World, name: string, amount: number): void {
+  const available = Math.round(((world.available.get(name) ?? 0) + amount) * 1e9) / 1e9;
+  world.available.set(name, available);
+  if (available >= 0) world.overdrawn.delete(name);
+}
+
+/**
+ * Changes how much there is of a resource. Runs that hold more than that go on, as in dask; calls that wait in
+ * executors for a part of it are taken back.
+ */
+export function setTotal(world: World, name: string, total: number): void {
+  change(world, name, total - (world.totals.get(name) ?? 0));
+  world.totals.set(name, total);
+  if (world.available.get(name)! >= 0) return;
+  world.overdrawn.add(name);
+  for (const task of world.runs) {
+    const run = runOf(task)!;
+    if (run.phase === "placed" && run.needs.some(([needed]) => needed === name)) withdraw(world, task, run);
   }
 }
 
@@ -76,7 +91,7 @@ function place(world: World, task: Task): void {
   state.node!.live = false;
   state.node = null;
   state.run = run;
-  change(world, run.needs, -1);
+  for (const [name, amount] of run.needs) change(world, name, -amount);
   world.runs.add(task);
   world.occupied++;
   world.note(task.key, state.name, stateText(state));
@@ -114,7 +129,7 @@ export function freeSlot(world: World, run: Run): void {
 export function retire(world: World, task: Task, run: Run): void {
   world.runs.delete(task);
   if (run.phase !== "long-running") world.occupied--;
-  change(world, run.needs, 1);
+  for (const [name, amount] of run.needs) change(world, name, amount);
 }
 
 /** Takes back every placed call: we were paused. */

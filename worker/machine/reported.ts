@@ -156,11 +156,11 @@ function onSeceded(world: World, event: Seceded): void {
 }
 
 function onFetchArrived(world: World, event: FetchArrived): void {
-  const { peer, keys } = endRequest(world, event.peer, event.keys);
+  const { peer, keys, stale } = endRequest(world, event.peer, event.keys);
   for (const key of keys) {
     const task = arriving(world, key, peer);
     const nbytes = event.nbytes.get(key);
-    if (nbytes === undefined) removeHolder(world, task, peer);
+    if (nbytes === undefined && !stale) removeHolder(world, task, peer);
     land(world, task, nbytes === undefined ? null : { ...givenValue(nbytes), came: "fetched" });
   }
   dismiss(world, peer);
@@ -191,8 +191,8 @@ function onFetchBusy(world: World, event: FetchBusy): void {
 }
 
 function onFetchUnreachable(world: World, event: FetchUnreachable): void {
-  const { peer, keys } = endRequest(world, event.peer, event.keys);
-  removePeer(world, event.peer);
+  const { peer, keys, stale } = endRequest(world, event.peer, event.keys);
+  if (!stale) removePeer(world, event.peer);
   for (const key of keys) land(world, arriving(world, key, peer), null);
   dismiss(world, peer);
 }

@@ -54,6 +54,8 @@ export interface Peer {
   readonly needed: Heap<Node>;
   /** Keys of the one open transfer from this peer. */
   request: readonly Key[] | null;
+  /** The open transfer began before this peer was removed: how it ends says nothing of who has its address now. */
+  stale: boolean;
   /** Was busy; is not asked until its timer fires. */
   held: boolean;
 }

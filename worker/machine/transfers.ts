@@ -63,11 +63,8 @@ function request(world: World, peer: Peer): void {
 interface Ended {
   readonly peer: Peer;
   readonly keys: readonly Key[];
-}
-
-interface Ended {
-  readonly peer: Peer;
-  readonly keys: readonly Key[];
+  /** See {@linkcode Peer.stale}. */
+  readonly stale: boolean;
 }
 
 /** The request to this peer has come to its end. What it asked for must be looked at by the caller. */
@@ -76,14 +73,15 @@ export function endRequest(world: World, address: Address, ended: readonly Key[]
   if (peer === undefined || peer.request === null) {
     throw world.bug(`No transfer from ${address} is open`, ended[0] ?? "");
   }
-  const keys = peer.request;
+  const { request: keys, stale } = peer;
   if (ended.length !== keys.length || ended[0] !== keys[0]) {
     throw world.bug(`Another transfer from ${address} is open`, ended[0] ?? "");
   }
   peer.request = null;
+  peer.stale = false;
   world.requests--;
   world.askable.add(peer);
-  return { peer, keys };
+  return { peer, keys, stale };
 }
 
 /** The task that is on its way from this peer: it stays so until the transfer is over. */
@@ -121,6 +119,9 @@ export function hasPatientHolder(task: Task): boolean {
 /** This peer is gone: it has nothing, and its connections are of no use. */
 export function removePeer(world: World, address: Address): void {
   const peer = world.peers.get(address);
-  if (peer !== undefined) { for (const task of [...peer.holds]) removeHolder(world, task, peer); }
+  if (peer !== undefined) {
+    peer.stale = peer.request !== null;
+    for (const task of [...peer.holds]) removeHolder(world, task, peer);
+  }
   world.emit({ type: "forget-peer", peer: address });
 }

@@ -239,6 +239,7 @@ export function move(world: World, task: Task, to: TaskState): void {
     throw world.bug(`Cannot change from ${stateText(from)} to ${stateText(to)}`, task.key);
   }
   world.note(task.key, stateText(from), stateText(to));
+  if (--world.transitionsLeft < 0) throw world.bug("Tasks do not settle", task.key);
   leave(world, task, from);
   task.state = to;
   world.counts[from.name]--;
@@ -304,6 +305,7 @@ function enter(world: World, task: Task, to: TaskState): void {
       break;
     case "executing":
     case "long-running":
+    case "resumed": // to be fetched: it was cancelled before, hence has no call; to be computed: it has
       break;
     case "memory":
       task.acquired = false;
@@ -316,9 +318,6 @@ function enter(world: World, task: Task, to: TaskState): void {
           world.touch(dependent);
         }
       }
-      break;
-    case "resumed":
-      if (to.next === "fetch") dropCall(world, task);
       break;
     default:
       dropCall(world, task);
@@ -426,7 +425,8 @@ export function sayFinished(world: World, task: Task, runId: number, value: Memo
   value.startstop = null;
 }
 
-function sayReleased(world: World, task: Task): void {
+/** Tells the scheduler that we do not hold this. */
+export function sayReleased(world: World, task: Task): void {
   world.say({ op: "release-worker-data", key: task.key, stimulusId: world.stimulus("release-worker-data") });
 }
 

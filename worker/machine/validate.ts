@@ -1,29 +1,72 @@
 /**
- * The invariants, clause by clause; a broken one throws an error that carries the story of the key. Costs a scan of
- * everything: for tests, and for hunting.
+ * The invariants, by number and name; a broken one throws an error that says which, and the story of the key. The
+ * first ten are those that dask's own worker checks, the others are ours. Costs a scan of everything: for tests, and
+ * for hunting.
  *
  * @module
  */
-import { type Needs, type Peer, runOf, sourceOf, STATE_NAMES, type StateName, type Task } from "./task.ts";
+import type { Key } from "./events.ts";
+import {
+  type Needs,
+  type Node,
+  type Run,
+  runOf,
+  sourceOf,
+  STATE_NAMES,
+  type StateName,
+  type Task,
+} from "./task.ts";
 import type { World } from "./world.ts";
 
-/** Throws unless every index holds all and only what its comment says. */
+type Check = (belief: boolean, message: string, key?: Key) => void;
+type Invariant = (world: World, check: Check) => void;
+
+/** What is true of every world between two events. */
+export const INVARIANTS: Readonly<Record<string, Invariant>> = {
+  "1 one record a key": checkRecords,
+  "2 links": checkLinks,
+  "3 holders": checkHolders,
+  "4 fetch and missing": checkWanted,
+  "5 ready and constrained": checkQueues,
+  "6 runs and transfers": checkBusy,
+  "7 bytes": checkBytes,
+  "8 resources": checkResources,
+  "9 counts": checkCounts,
+  "10 memory": checkMemory,
+  "11 need": checkNeed,
+  "12 slots": checkSlots,
+  "13 withdrawals": checkWithdrawals,
+  "14 nothing is left undone": checkDone,
+};
+
+/** Throws unless every invariant holds. */
 export function validate(world: World): void {
-  for (const [key, task] of world.tasks) {
-    const check = (belief: boolean, message: string): void => {
-      if (!belief) throw world.bug(`Broken: ${message}`, key);
-    };
-    check(task.key === key, "tasks are filed under their own key");
-    validateLinks(world, task, check);
-    validateState(world, task, check);
-  }
-  validatePeers(world);
-  validateQueues(world);
-  validateRuns(world);
-  validateSums(world);
+  let invariant = "";
+  const check: Check = (belief, message, key = "") => {
+    if (!belief) throw world.bug(`Broken invariant ${invariant}: ${message}`, key);
+  };
+  for (invariant in INVARIANTS) INVARIANTS[invariant]!(world, check);
 }
 
-type Check = (belief: boolean, message: string) => void;
+function checkRecords(world: World, check: Check): void {
+  const known = (task: Task): void =>
+    check(world.tasks.get(task.key) === task, "every task in an index is the one known by its key", task.key);
+  for (const [key, task] of world.tasks) {
+    check(task.key === key, "tasks are filed under their own key", key);
+    task.dependencies.forEach(known);
+    task.dependents?.forEach(known);
+  }
+  world.missing.forEach(known);
+  world.runs.forEach(known);
+  for (const { task } of world.ready.living()) known(task);
+  for (const { queue } of world.demands.values()) for (const { task } of queue.living()) known(task);
+  for (const [address, peer] of world.peers) {
+    check(peer.address === address, "peers are filed under their own address", address);
+    peer.holds.forEach(known);
+    for (const { task } of peer.needed.living()) known(task);
+  }
+  for (const peer of world.askable) check(world.peers.get(peer.address) === peer, "askable peers are known");
+}
 
 const WAITED_FOR: ReadonlySet<StateName> = new Set<StateName>([
   "fetch",
@@ -45,229 +88,247 @@ const COMPUTED: ReadonlySet<StateName> = new Set<StateName>([
   "resumed",
 ]);
 
-function validateLinks(world: World, task: Task, check: Check): void {
-  let present = 0;
-  for (const dependency of task.dependencies) {
-    check(world.tasks.get(dependency.key) === dependency, "dependencies are known");
-    check(
-      dependency.dependents !== null && dependency.dependents.has(task),
-      "dependents mirror dependencies",
-    );
-    if (dependency.state.name === "memory") present++;
-    else if (task.state.name === "waiting") {
-      check(
-        WAITED_FOR.has(dependency.state.name),
-        `a waiting task does not wait for one ${dependency.state.name}`,
-      );
+function checkLinks(world: World, check: Check): void {
+  for (const [key, task] of world.tasks) {
+    const waits = task.state.name === "waiting";
+    let absent = 0;
+    for (const dependency of task.dependencies) {
+      check(dependency.dependents?.has(task) === true, "dependents mirror dependencies", key);
+      if (dependency.state.name === "memory") continue;
+      absent++;
+      check(!waits || WAITED_FOR.has(dependency.state.name), "a waiting task waits for what will come", key);
     }
-  }
-  check(
-    task.absent === task.dependencies.length - present,
-    "absent counts the dependencies that are not in memory",
-  );
-  check(
-    task.dependencies.length === 0 || COMPUTED.has(task.state.name),
-    "only tasks to compute have dependencies",
-  );
-  let waiters = 0;
-  for (const dependent of task.dependents ?? []) {
-    check(dependent.dependencies.includes(task), "dependencies mirror dependents");
-    if (dependent.state.name === "waiting") waiters++;
-  }
-  check(task.dependents === null || task.dependents.size > 0, "no empty set of dependents");
-  check(task.waiters === waiters, "waiters counts the dependents that wait");
-  check(task.whoHas === null || task.whoHas.size > 0, "no empty set of holders");
-  for (const peer of task.whoHas ?? []) {
-    check(peer.address !== world.address, "we are not among the holders");
-    check(world.peers.get(peer.address) === peer && peer.holds.has(task), "holds mirrors whoHas");
+    let waiters = 0;
+    for (const dependent of task.dependents ?? []) {
+      check(dependent.dependencies.includes(task), "dependencies mirror dependents", key);
+      if (dependent.state.name === "waiting") waiters++;
+    }
+    check(task.dependents === null || task.dependents.size > 0, "no set of dependents is empty", key);
+    check(task.absent === absent, "absent counts the dependencies that are not in memory", key);
+    check(task.waiters === waiters, "waiters counts the dependents that wait", key);
+    check(!waits || absent > 0, "a waiting task waits for something", key);
+    check(
+      task.dependencies.length === 0 || COMPUTED.has(task.state.name),
+      "only tasks to compute have dependencies",
+      key,
+    );
   }
 }
 
-function validateState(world: World, task: Task, check: Check): void {
-  const state = task.state;
-  const run = runOf(task);
-  const source = sourceOf(task);
-  check((run !== null) === world.runs.has(task), "runs holds all and only tasks with a call in an executor");
-  if (source !== null) {
-    check(source.request !== null && source.request.includes(task.key), "what is on its way was asked for");
-  }
-  check(
-    task.givenBytes === null || run !== null || source !== null,
-    "a given value waits for something to end",
-  );
-  check(world.missing.has(task) === (state.name === "missing"), "missing holds all and only missing tasks");
-  switch (state.name) {
-    case "released":
-      check(!task.needed && task.dependents !== null, "a released task is referred to and not needed");
-      break;
-    case "waiting":
-      check(task.absent > 0, "a waiting task waits for something");
-      break;
-    case "fetch":
-      check(task.needed, "what is fetched is needed");
-      check(task.whoHas !== null, "what is fetched has holders");
-      check(state.node !== null && state.node.live && state.node.task === task, "what is fetched is queued");
-      for (const peer of task.whoHas ?? []) {
-        check(peer.needed.living().includes(state.node!), "what is fetched is in the queue of each holder");
-        check(peer.request !== null || peer.held || world.askable.has(peer), "who can be asked is askable");
-      }
-      break;
-    case "missing":
-      check(task.needed, "what is missing is needed");
-      check(task.whoHas === null, "what is missing has no holders");
-      check(world.searching, "what is missing is searched for");
-      break;
-    case "flight":
-      check(task.needed, "what is in flight is needed");
-      break;
-    case "ready":
-    case "constrained":
-      check((state.node === null) !== (state.run === null), "a ready task is queued or placed");
-      check((state.name === "constrained") === (task.needs.length > 0), "constrained tasks want resources");
-      if (state.node !== null) {
-        check(task.absent === 0, "a ready task has its dependencies");
-        const queue = state.name === "ready" ? world.ready : world.demand(task.needs).queue;
-        check(state.node.live && queue.living().includes(state.node), "a ready task is in its queue");
-      } else check(state.run!.phase === "placed", "a ready task does not run");
-      break;
-    case "executing":
-    case "long-running":
-      check(state.run.phase === state.name, "phase and state agree");
-      break;
-    case "memory":
-      check(!task.acquired, "what is in memory has been acquired");
-      check(task.nbytes === state.nbytes && state.nbytes >= 0, "the size of a value is known");
-      check(state.startstop === null, "a value was told of");
-      break;
-    case "error":
-      check(!task.needed, "nothing waits for what failed");
-      check(state.failure === null, "a failure was told of");
-      break;
-    case "cancelled":
-      check(!task.needed, "what is needed is not cancelled");
-      check(
-        run === null || run.phase !== "placed" || run.withdrawing,
-        "a placed call nobody wants is taken back",
-      );
-      break;
-    case "resumed":
-      check(state.next === "waiting" || task.needed, "what is resumed for its value is needed");
-      check(state.next === "waiting" || run !== null, "a flight is not resumed for a flight");
-      break;
-    case "rescheduled":
-    case "forgotten":
-      check(false, `no task rests in ${state.name}`);
-  }
-  if (run !== null) {
-    check(
-      run.steals.length === 0 || (run.phase === "placed" && run.withdrawing),
-      "who steals waits for a withdrawal",
-    );
-    check(!run.giveUp || run.phase === "placed", "only a placed call is given up");
-  }
-}
-
-function validatePeers(world: World): void {
-  let requests = 0;
-  for (const [address, peer] of world.peers) {
-    const check = (belief: boolean, message: string): void => {
-      if (!belief) throw world.bug(`Broken: ${message} (peer ${address})`, peer.request?.[0] ?? address);
-    };
-    check(address === peer.address, "peers are filed under their own address");
-    check(peer.holds.size > 0 || peer.request !== null || peer.held, "only peers that matter are known");
-    if (peer.request !== null) requests++;
-    for (const key of peer.request ?? []) {
-      const task = world.tasks.get(key);
-      check(task !== undefined && sourceOf(task) === peer, "what was asked for is on its way");
+function checkHolders(world: World, check: Check): void {
+  check(!world.peers.has(world.address), "we are not among the peers");
+  for (const [key, task] of world.tasks) {
+    check(task.whoHas === null || task.whoHas.size > 0, "no set of holders is empty", key);
+    for (const peer of task.whoHas ?? []) {
+      check(world.peers.get(peer.address) === peer, "holders are known", key);
+      check(peer.holds.has(task), "holds mirrors whoHas", key);
     }
+  }
+  for (const peer of world.peers.values()) {
     for (const task of peer.holds) {
-      check(task.whoHas !== null && task.whoHas.has(peer), "whoHas mirrors holds");
+      check(task.whoHas?.has(peer) === true, "whoHas mirrors holds", task.key);
     }
-    for (const { task } of peer.needed.living()) {
-      check(task.state.name === "fetch", "only what is fetched is queued");
+    check(peer.holds.size > 0 || peer.request !== null || peer.held, "only peers that matter are known");
+  }
+}
+
+function checkWanted(world: World, check: Check): void {
+  for (const peer of world.peers.values()) {
+    const queued = new Set(peer.needed.living());
+    let fetched = 0;
+    for (const task of peer.holds) {
+      if (task.state.name !== "fetch") continue;
+      fetched++;
+      const { node } = task.state;
+      check(node !== null && queued.has(node), "what is fetched is in the queue of each holder", task.key);
+      check(
+        peer.request !== null || peer.held || world.askable.has(peer),
+        "who can be asked is askable",
+        task.key,
+      );
     }
+    check(queued.size === fetched, "nothing else is in the queue of a holder");
     check(!world.askable.has(peer) || (peer.request === null && !peer.held), "askable peers are idle");
   }
-  const check = (belief: boolean, message: string): void => {
-    if (!belief) throw world.bug(`Broken: ${message}`, "");
-  };
-  check(
-    requests === world.requests && requests <= world.transferPeersMax,
-    "requests counts, up to its limit",
-  );
-  for (const peer of world.askable) check(isKnown(world, peer), "askable peers are known");
-  if (world.status !== "running" || world.requests === world.transferPeersMax) return;
-  for (const peer of world.askable) {
-    check(peer.needed.peek() === null, "nobody who could be asked is left unasked");
+  for (const [key, task] of world.tasks) {
+    const { name } = task.state;
+    check(name !== "fetch" || task.whoHas !== null, "what is fetched has holders", key);
+    check(name !== "missing" || task.whoHas === null, "what is missing has no holders", key);
+    check(world.missing.has(task) === (name === "missing"), "missing holds what is missing", key);
   }
+  check(world.missing.size === 0 || world.searching, "what is missing is searched for");
 }
 
-function isKnown(world: World, peer: Peer): boolean {
-  return world.peers.get(peer.address) === peer;
-}
-
-function validateQueues(world: World): void {
-  for (const { task } of world.ready.living()) {
-    if (task.state.name !== "ready") {
-      throw world.bug("Broken: only ready tasks are queued as ready", task.key);
+function checkQueues(world: World, check: Check): void {
+  const ready = new Set(world.ready.living());
+  const constrained = new Map<Node, Needs>();
+  for (const { needs, queue } of world.demands.values()) {
+    for (const node of queue.living()) constrained.set(node, needs);
+  }
+  let readies = 0, constraineds = 0;
+  for (const [key, { state, needs, absent }] of world.tasks) {
+    if (state.name !== "ready" && state.name !== "constrained") continue;
+    check((state.node === null) !== (state.run === null), "a ready task is queued or placed", key);
+    check((state.name === "constrained") === (needs.length > 0), "constrained tasks want resources", key);
+    if (state.node === null) continue;
+    check(absent === 0, "a ready task has its dependencies", key);
+    if (state.name === "ready") {
+      readies++;
+      check(ready.has(state.node), "a ready task is in its queue", key);
+    } else {
+      constraineds++;
+      const queued = constrained.get(state.node);
+      check(queued !== undefined, "a constrained task is in a queue", key);
+      check(JSON.stringify(queued) === JSON.stringify(needs), "that queue is of its own needs", key);
     }
   }
-  for (const { queue } of world.demands.values()) {
-    for (const { task } of queue.living()) {
-      if (task.state.name !== "constrained") {
-        throw world.bug("Broken: only constrained tasks are queued so", task.key);
-      }
-    }
-  }
-  const idle = world.status === "running" && world.occupied < world.slots;
-  const top = idle ? world.ready.peek() : null;
-  if (top !== null) throw world.bug("Broken: no slot is idle while a task is ready", top.task.key);
+  check(ready.size === readies, "only ready tasks are queued as ready");
+  check(constrained.size === constraineds, "only constrained tasks are queued so");
 }
 
-function validateRuns(world: World): void {
-  let occupied = 0;
+function checkBusy(world: World, check: Check): void {
+  let requests = 0;
+  for (const [key, task] of world.tasks) {
+    const { state } = task;
+    const run = runOf(task);
+    const source = sourceOf(task);
+    check((run !== null) === world.runs.has(task), "runs holds the tasks that have one", key);
+    check(source === null || source.request?.includes(key) === true, "what is on its way was asked for", key);
+    if (state.name === "executing" || state.name === "long-running") {
+      check(state.run.phase === state.name, "phase and state agree", key);
+    } else if (state.name === "ready" || state.name === "constrained") {
+      check(state.run === null || state.run.phase === "placed", "a ready task does not run", key);
+    }
+  }
+  for (const peer of world.peers.values()) {
+    check(peer.request !== null || !peer.stale, "only a transfer is stale");
+    if (peer.request === null) continue;
+    requests++;
+    for (const key of peer.request) {
+      const task = world.tasks.get(key);
+      check(task !== undefined && sourceOf(task) === peer, "what was asked for is on its way", key);
+    }
+  }
+  check(requests === world.requests, "requests counts the open transfers");
+  check(requests <= world.transferPeersMax, "not more transfers are open than allowed");
+}
+
+function checkBytes(world: World, check: Check): void {
+  let nbytes = 0;
+  for (const { state } of world.tasks.values()) if (state.name === "memory") nbytes += state.nbytes;
+  check(nbytes === world.nbytes, "nbytes is the sum of what is in memory");
+}
+
+function checkResources(world: World, check: Check): void {
   const used = new Map<string, number>();
   for (const task of world.runs) {
-    if (world.tasks.get(task.key) !== task) throw world.bug("Broken: tasks with a run are known", task.key);
-    const run = runOf(task)!;
-    if (run.phase !== "long-running") occupied++;
-    if (world.status !== "running" && run.phase === "placed" && !run.withdrawing) {
-      throw world.bug("Broken: nothing stays placed while paused", task.key);
-    }
-    addUp(used, run.needs);
+    for (const [name, amount] of runOf(task)!.needs) used.set(name, (used.get(name) ?? 0) + amount);
   }
-  const check = (belief: boolean, message: string): void => {
-    if (!belief) throw world.bug(`Broken: ${message}`, "");
-  };
-  check(
-    occupied === world.occupied && occupied <= 2 * world.slots,
-    "occupied counts runs in slots, up to two a slot",
-  );
+  check(world.available.size === world.totals.size, "what is available is a part of a total");
   for (const [name, total] of world.totals) {
     const available = world.available.get(name) ?? NaN;
-    check(available >= 0, `resource ${name} is never overdrawn`);
     check(Math.abs(available + (used.get(name) ?? 0) - total) < 1e-6, `resource ${name} adds up`);
     check(used.has(name) || available === total, `resource ${name} is whole when nothing uses it`);
+    check(
+      (available < 0) === world.overdrawn.has(name),
+      `resource ${name} is overdrawn only since its total was lowered`,
+    );
   }
 }
 
-function addUp(sums: Map<string, number>, needs: Needs): void {
-  for (const [name, amount] of needs) sums.set(name, (sums.get(name) ?? 0) + amount);
-}
-
-function validateSums(world: World): void {
-  const check = (belief: boolean, message: string): void => {
-    if (!belief) throw world.bug(`Broken: ${message}`, "");
-  };
+function checkCounts(world: World, check: Check): void {
   const counts = new Map<StateName, number>();
-  let nbytes = 0;
-  for (const task of world.tasks.values()) {
-    counts.set(task.state.name, (counts.get(task.state.name) ?? 0) + 1);
-    if (task.state.name === "memory") nbytes += task.nbytes;
-  }
+  for (const { state } of world.tasks.values()) counts.set(state.name, (counts.get(state.name) ?? 0) + 1);
   for (const name of STATE_NAMES) {
     check(world.counts[name] === (counts.get(name) ?? 0), `counts counts ${name}`);
   }
-  check(nbytes === world.nbytes, "nbytes is the sum of what is in memory");
-  check(world.touched.length + world.freed.length + world.announced.length === 0, "nothing is left undone");
+  check(world.transitionsLeft >= 0, "an event takes no more transitions than it may");
+}
+
+function checkMemory(world: World, check: Check): void {
+  for (const [key, task] of world.tasks) {
+    const { state } = task;
+    if (state.name !== "memory") continue;
+    check(task.nbytes === state.nbytes && state.nbytes >= 0, "the size of a value is known", key);
+    check(!world.runs.has(task), "what is in memory does not run", key);
+    check(task.absent === 0 && task.dependencies.length === 0, "what is in memory waits for nothing", key);
+    check(!task.acquired, "what is in memory has been acquired", key);
+    check(state.startstop === null, "a value was told of", key);
+  }
+}
+
+function checkNeed(world: World, check: Check): void {
+  for (const [key, task] of world.tasks) {
+    const { state, needed } = task;
+    switch (state.name) {
+      case "released":
+        check(!needed && task.dependents !== null, "a released task is referred to and not needed", key);
+        break;
+      case "fetch":
+      case "missing":
+      case "flight":
+        check(needed, "what is to come here is needed", key);
+        break;
+      case "error":
+        check(!needed, "nothing waits for what failed", key);
+        check(state.failure === null, "a failure was told of", key);
+        break;
+      case "cancelled":
+        check(!needed, "what is needed is not cancelled", key);
+        break;
+      case "resumed":
+        check(state.next === "waiting" || needed, "what is resumed for its value is needed", key);
+        check(
+          state.next === "waiting" || state.busy.kind === "run",
+          "no flight is resumed for a flight",
+          key,
+        );
+        break;
+      case "rescheduled":
+      case "forgotten":
+        check(false, `no task rests in ${state.name}`, key);
+    }
+    check(
+      task.givenBytes === null || runOf(task) !== null || sourceOf(task) !== null,
+      "a given value waits for something to end",
+      key,
+    );
+  }
+}
+
+function checkSlots(world: World, check: Check): void {
+  let occupied = 0;
+  for (const task of world.runs) if (runOf(task)!.phase !== "long-running") occupied++;
+  check(occupied === world.occupied, "occupied counts the runs in slots");
+  check(occupied <= 2 * world.slots, "up to two runs are in a slot");
+  const idle = world.status === "running" && world.occupied < world.slots;
+  check(!idle || world.ready.peek() === null, "no slot is idle while a task is ready");
+}
+
+function checkWithdrawals(world: World, check: Check): void {
+  for (const task of world.runs) {
+    const run = runOf(task)!;
+    const { key, state } = task;
+    const placed = run.phase === "placed";
+    check(run.steals.length === 0 || (placed && run.withdrawing), "who steals waits for a withdrawal", key);
+    check(!run.giveUp || (placed && run.withdrawing), "what is given up is being withdrawn", key);
+    if (!placed || run.withdrawing) continue;
+    check(state.name !== "cancelled", "a placed call nobody wants is taken back", key);
+    check(state.name !== "resumed", "a call that was to stop is never used", key);
+    check(world.status === "running", "nothing stays placed while paused", key);
+    check(!wantsOverdrawn(world, run), "nothing stays placed that wants more than there is", key);
+  }
+}
+
+function wantsOverdrawn(world: World, run: Run): boolean {
+  return run.needs.some(([name]) => world.overdrawn.has(name));
+}
+
+function checkDone(world: World, check: Check): void {
+  const undone = world.touched.length + world.freed.length + world.announced.length + world.out.length;
+  check(undone === 0, "nothing is left to say or to look at");
+  if (world.status !== "running" || world.requests === world.transferPeersMax) return;
+  for (const peer of world.askable) {
+    check(peer.needed.peek() === null, "nobody who could be asked is left unasked", peer.address);
+  }
 }

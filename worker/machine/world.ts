@@ -62,13 +62,15 @@ export interface Demand {
 }
 
 const TYPES_MAX = 256;
+/** In one event, on average. */
+export const TRANSITIONS_PER_TASK_MAX = 16;
 
 /** The whole state of the machine; functions of the other files change it. */
 export class World {
   readonly address: Address;
   readonly host: string;
   readonly slots: number;
-  readonly totals: ReadonlyMap<string, number>;
+  readonly totals: Map<string, number>;
   readonly transferPeersMax: number;
   readonly transferBytesMax: number;
   readonly peerHoldMs: number;
@@ -92,6 +94,8 @@ export class World {
   occupied = 0;
   /** Totals less what `runs` hold. */
   readonly available: Map<string, number>;
+  /** All and only resources of which `runs` hold more than there is: the total was lowered since they were placed. */
+  readonly overdrawn = new Set<string>();
   /** All peers that can be asked for something now, and perhaps some with nothing to ask for. */
   readonly askable = new Set<Peer>();
   /** How many peers have a request. */
@@ -105,6 +109,9 @@ export class World {
 
   /** Value types seen, so that values of one type share one record. Not more than {@linkcode TYPES_MAX}. */
   readonly #types = new Map<string, ValueType>();
+
+  /** Transitions that the event at hand may still take: a machine that never settles is a bug, not a hang. */
+  transitionsLeft = 0;
 
   // Of the event at hand. All empty between events.
   at = 0;
@@ -147,6 +154,7 @@ export class World {
       task = new Task(key);
       this.tasks.set(key, task);
       this.counts.released++;
+      this.transitionsLeft += TRANSITIONS_PER_TASK_MAX;
     }
     return task;
   }
@@ -163,6 +171,7 @@ export class World {
           node.live && node.task.whoHas !== null && node.task.whoHas.has(made)
         ),
         request: null,
+        stale: false,
         held: false,
       };
       this.peers.set(address, made);

@@ -1,250 +1,163 @@
-// deno-lint-ignore-file no-console -- figures and seeds are for people
+// deno-lint-ignore-file no-console -- figures are for people
 /**
- * Every order of events, for two keys and two peers: breadth first from an idle worker, through everything that a
- * scheduler may ask and everything that executors, peers and timers may answer. Situations that differ in run ids and
- * times only are one situation and are gone into once, so the depth is a depth of situations, not of luck.
+ * Every order of events, for two keys and two peers: breadth first from an idle worker, and from those that are deep in
+ * a race, through everything that a scheduler may ask of either key and everything that executors, peers and timers may
+ * answer. Situations that differ in
+ * run ids and times only are one situation and are gone into once, so the depth is a depth of situations, not of luck.
  *
- * In every situation the invariants hold, the instructions can be performed, and the way to rest is open: when what
- * is under way ends and both keys are freed, nothing is left.
+ * In every situation the invariants hold and the shell can perform what it is told (see `machine_shell.ts`), and the way
+ * to rest is open: when what is under way ends and both keys are freed, nothing is left.
  *
  * @module
  */
-import { assert, assertEquals } from "@std/assert";
-import type { Address, Key } from "../../../worker/machine/events.ts";
-import type { Instruction } from "../../../worker/machine/instructions.ts";
+import { assertEquals } from "@std/assert";
 import {
   acquire,
-  arrived,
-  busy,
   cancelCompute,
   compute,
   dataAdded,
-  failed,
   free,
   refresh,
   removeReplicas,
   removeWorker,
-  rescheduled,
-  seceded,
-  started,
+  resources,
   status,
   steal,
-  succeeded,
   TestWorker,
-  timer,
-  unreachable,
   type Untimed,
-  withdrawn,
 } from "../../support/machine.ts";
+import { Shell } from "../../support/machine_shell.ts";
+import { EVENTS } from "../../support/machine_storm.ts";
 
-const DEPTH_MAX = 7;
-const SITUATIONS_MAX = 12_000;
+const GPU = { GPU: 1 };
 
-/** What the scheduler may say at any time. */
-const ASKED: Readonly<Record<string, (run: number) => Untimed>> = {
-  "compute x": (run) => compute("x", { run, needs: { d: ["p", "q"] } }),
-  "compute d": (run) => compute("d", { run }),
+/** What may be asked at any time. `x` needs `d`, which wants a resource; `n` is a new number. */
+const ASKED: Readonly<Record<string, (n: number) => Untimed>> = {
+  "compute x, d is at p and q": (n) => compute("x", { run: n, needs: { d: ["p", "q"] } }),
+  "compute x, d is nowhere": (n) => compute("x", { run: n, needs: { d: [] } }),
+  "compute d": (n) => compute("d", { run: n, resources: GPU }),
   "free x": () => free("x"),
   "free d": () => free("d"),
   "free both": () => free("d", "x"),
-  "steal x": (run) => steal("x", `steal-${run}`),
-  "acquire d": () => acquire({ d: ["p"] }),
+  "steal x": (n) => steal("x", `steal-${n}`),
+  "steal d": (n) => steal("d", `steal-${n}`),
+  "cancel x": () => cancelCompute("x"),
+  "cancel d": () => cancelCompute("d"),
+  "acquire x from q": () => acquire({ x: ["q"] }),
+  "acquire d from p": () => acquire({ d: ["p"] }),
+  "acquire both from p": () => acquire({ d: ["p"], x: ["p"] }),
+  "remove x": () => removeReplicas("x"),
   "remove d": () => removeReplicas("d"),
   "nobody has d": () => refresh({ d: [] }),
   "q has d": () => refresh({ d: ["q"] }),
+  "q has x": () => refresh({ x: ["q"] }),
   "p is gone": () => removeWorker("p"),
-  "cancel x": () => cancelCompute("x"),
+  "q is gone": () => removeWorker("q"),
+  "x is given": () => dataAdded("x"),
   "d is given": () => dataAdded("d"),
+  "pause": () => status("paused"),
+  "run": () => status("running"),
+  "no GPU": () => resources({ GPU: 0 }),
+  "a GPU": () => resources(GPU),
 };
+
+interface Start {
+  /** All orders of up to this many events follow. */
+  readonly depth: number;
+  readonly path: readonly string[];
+  /** States of x and d there. */
+  readonly at: readonly [x: string, d: string];
+}
+const RUNNING = ["compute d", "start d"];
+const STARTS: readonly Start[] = [
+  { depth: 5, path: [], at: ["unknown", "unknown"] },
+  ...deep(["compute d", "steal d"], ["unknown", "constrained(placed)"]),
+  ...deep(["compute d", "free d", "compute d"], ["unknown", "resumed(placed->waiting)"]),
+  ...deep(["compute d", "free d", "acquire d from p"], ["unknown", "resumed(placed->fetch)"]),
+  ...deep([...RUNNING, "free d", "compute d"], ["unknown", "resumed(executing->waiting)"]),
+  ...deep([...RUNNING, "free d", "compute x, d is nowhere"], ["waiting", "resumed(executing->fetch)"]),
+  ...deep([...RUNNING, "secede d", "free d", "compute d"], ["unknown", "resumed(long-running->waiting)"]),
+  ...deep([...RUNNING, "secede d", "free d", "acquire d from p"], [
+    "unknown",
+    "resumed(long-running->fetch)",
+  ]),
+  ...deep(["acquire d from p", "free d", "compute d"], ["unknown", "resumed(flight->waiting)"]),
+  ...deep(["acquire d from p", "p is gone", "acquire x from q"], ["flight", "flight"]),
+  ...deep([...RUNNING, "succeed d", "compute x, d is at p and q"], ["ready(placed)", "memory"]),
+  ...deep([...RUNNING, "succeed d", "compute x, d is at p and q", "start x", "free d"], [
+    "executing",
+    "released",
+  ]),
+  ...deep([...RUNNING, "fail d", "compute x, d is at p and q"], ["waiting", "flight"]),
+  ...deep([...RUNNING, "no GPU", "compute d"], ["unknown", "executing"]),
+];
+
+function deep(path: readonly string[], at: Start["at"]): Start[] {
+  return [{ depth: 3, path, at }];
+}
 
 /** A worker with everything around it, replayed from the names of what happened. */
 class Situation {
-  readonly worker = new TestWorker({ seed: 1 });
-  readonly calls = new Map<
-    Key,
-    { readonly runId: number; begun: boolean; seceded: boolean; withdrawn: boolean }
-  >();
-  readonly transfers = new Map<Address, readonly Key[]>();
-  readonly timers = new Set<string>();
-  readonly store = new Set<Key>();
-  readonly steals = new Map<string, number>();
-  paused = false;
-  #run = 0;
+  readonly shell = new Shell(new TestWorker({ seed: 1, resources: GPU }), { slots: 1, keys: ["x", "d"] });
+  #number = 0;
 
   constructor(path: readonly string[]) {
     for (const name of path) this.happen(name);
   }
 
-  /** Names of what can happen now. */
   possible(): string[] {
-    const names = Object.keys(ASKED).filter((name) => name !== "steal x" || this.#unanswered() < 2);
-    names.push(this.paused ? "run" : "pause");
-    for (const [key, call] of this.calls) {
-      if (!call.begun) names.push(call.withdrawn ? `withdrawn ${key}` : `start ${key}`, `start ${key}`);
-      else {
-        names.push(`succeed ${key}`, `fail ${key}`, `reschedule ${key}`);
-        if (!call.seceded) names.push(`secede ${key}`);
-      }
-    }
-    for (const peer of this.transfers.keys()) {
-      names.push(`arrive ${peer}`, `lack ${peer}`, `busy ${peer}`, `unreachable ${peer}`);
-    }
-    for (const name of this.timers) names.push(`timer ${name}`);
-    return [...new Set(names)];
+    return [...Object.keys(ASKED), ...this.shell.reports()];
   }
 
   happen(name: string): void {
     const asked = ASKED[name];
-    const [what = "", who = ""] = name.split(/ (.*)/);
-    const call = this.calls.get(who);
-    const keys = this.transfers.get(who) ?? [];
-    if (asked !== undefined) {
-      const event = asked(++this.#run);
-      if (event.type === "steal-request") this.steals.set(event.stimulusId, 0);
-      if (event.type === "data-added") this.store.add("d");
-      return this.#handle(event);
-    }
-    switch (what) {
-      case "run":
-      case "pause":
-        this.paused = what === "pause";
-        return this.#handle(status(this.paused ? "paused" : "running"));
-      case "start":
-        call!.begun = true;
-        return this.#handle(started(who, call!.runId));
-      case "secede":
-        call!.seceded = true;
-        return this.#handle(seceded(who, call!.runId));
-      case "withdrawn":
-        this.calls.delete(who);
-        return this.#handle(withdrawn(who, call!.runId));
-      case "succeed":
-        this.calls.delete(who);
-        this.store.add(who);
-        return this.#handle(succeeded(who, call!.runId));
-      case "fail":
-        this.calls.delete(who);
-        return this.#handle(failed(who, call!.runId));
-      case "reschedule":
-        this.calls.delete(who);
-        return this.#handle(rescheduled(who, call!.runId));
-      case "timer":
-        this.timers.delete(who);
-        return this.#handle(timer(who as "find-missing"));
-    }
-    this.transfers.delete(who);
-    switch (what) {
-      case "arrive":
-        for (const key of keys) this.store.add(key);
-        return this.#handle(arrived(who, keys));
-      case "lack":
-        return this.#handle(arrived(who, keys, []));
-      case "busy":
-        return this.#handle(busy(who, ...keys));
-      case "unreachable":
-        return this.#handle(unreachable(who, ...keys));
-      default:
-        throw new TypeError(`What is ${name}?`);
-    }
+    if (asked === undefined) this.shell.report(name);
+    else this.shell.handle(asked(++this.#number));
   }
 
   /** Lets everything end; then nothing may be left. */
   rest(): void {
-    if (this.paused) this.happen("run");
+    this.happen("run");
+    this.happen("a GPU");
     this.happen("free both");
-    for (let i = 0; i < 30; i++) {
-      const end = this.possible().find((name) => /^(withdrawn|start|succeed|arrive|timer)/.test(name));
-      if (end === undefined) break;
-      this.happen(end);
-      this.happen("free both");
-    }
-    const { tasks, peers, occupied } = this.worker.machine.snapshot();
-    assertEquals({ tasks, peers, occupied }, { tasks: {}, peers: {}, occupied: 0 });
-    assertEquals([...this.store, ...this.timers, ...this.calls.keys(), ...this.transfers.keys()], []);
-    for (const [id, answers] of this.steals) assertEquals(answers, 1, `${id} is answered once`);
+    const next = () =>
+      this.shell.reports().find((name) => /^(withdrawn|late|start|succeed|arrive|timer)/.test(name));
+    for (let end = next(); end !== undefined; end = next()) this.happen(end);
+    this.shell.assertEmpty();
   }
 
   /** The same for situations that differ in run ids, times and the past only. */
   fingerprint(): string {
+    const { worker, calls, transfers, timers, store, late } = this.shell;
     const names = /^(runId|placedAs|since|priority|order|counts|nbytes|needs)$/;
     return JSON.stringify(
       [
-        this.worker.machine.snapshot(),
-        [...this.calls],
-        [...this.transfers],
-        [...this.timers],
-        [...this.store].sort(),
+        worker.machine.snapshot(),
+        [...calls],
+        [...transfers],
+        [...timers],
+        [...store.keys()].sort(),
+        [...late.keys()],
       ],
       (name, value) => names.test(name) ? undefined : name === "steals" ? value.length : value,
     );
   }
-
-  #unanswered(): number {
-    return [...this.steals.values()].filter((answers) => answers === 0).length;
-  }
-
-  #handle(event: Untimed): void {
-    for (const instruction of this.worker.handle(event)) this.#perform(instruction);
-    for (const key of ["x", "d"]) {
-      if (this.worker.state(key) === "memory") {
-        assert(this.store.has(key), `${key} is in memory, so it is in the store`);
-      }
-    }
-  }
-
-  #perform(instruction: Instruction): void {
-    switch (instruction.type) {
-      case "execute":
-        assert(!this.calls.has(instruction.key), `${instruction.key} is in no executor`);
-        for (const key of instruction.dependencies) {
-          assert(this.store.has(key), `the input ${key} is in the store`);
-        }
-        this.calls.set(instruction.key, {
-          runId: instruction.runId,
-          begun: false,
-          seceded: false,
-          withdrawn: false,
-        });
-        break;
-      case "withdraw": {
-        const call = this.calls.get(instruction.key);
-        assert(
-          call !== undefined && !call.begun && !call.withdrawn,
-          "only what waits is withdrawn, and once",
-        );
-        call.withdrawn = true;
-        break;
-      }
-      case "abort":
-        assert(this.calls.get(instruction.key)?.begun, "only what runs is aborted");
-        break;
-      case "fetch":
-        assert(!this.transfers.has(instruction.peer), "one request to a peer at a time");
-        this.transfers.set(instruction.peer, instruction.keys);
-        break;
-      case "free":
-        for (const key of instruction.keys) {
-          assert(this.store.delete(key), `${key} is in the store until it is freed`);
-        }
-        break;
-      case "set-timer":
-        this.timers.add(instruction.name);
-        break;
-      case "send":
-        if (instruction.message.op === "steal-response") {
-          const { stimulusId } = instruction.message;
-          this.steals.set(stimulusId, this.steals.get(stimulusId)! + 1);
-        }
-    }
-  }
 }
 
 Deno.test("WorkerMachine is sound in every order of events of two keys and two peers", () => {
-  const seen = new Set<string>([new Situation([]).fingerprint()]);
-  let frontier: (readonly string[])[] = [[]];
+  const met = new Set<string>();
+  for (const start of STARTS) explore(start, met);
+  const happened = new Set([...met].map((pair) => pair.slice(pair.indexOf(" <- ") + 4)));
+  assertEquals(EVENTS.filter((event) => !happened.has(event)), [], "every event happened");
+});
+
+function explore({ depth, path, at }: Start, met: Set<string>): void {
+  const begin = new Situation(path);
+  assertEquals(["x", "d"].map((key) => begin.shell.worker.state(key)), [...at], path.join(", "));
+  const seen = new Set<string>([begin.fingerprint()]);
+  let frontier: (readonly string[])[] = [path];
   let orders = 0;
-  let depth = 0;
-  for (; depth < DEPTH_MAX && seen.size < SITUATIONS_MAX; depth++) {
+  for (let i = 0; i < depth; i++) {
     const next: (readonly string[])[] = [];
     for (const path of frontier) {
       for (const name of new Situation(path).possible()) {
@@ -257,14 +170,17 @@ Deno.test("WorkerMachine is sound in every order of events of two keys and two p
           seen.add(fingerprint);
           next.push(longer);
           situation.rest();
+          for (const pair of situation.shell.met.keys()) met.add(pair);
         } catch (error) {
           throw new Error(`Failed: ${longer.join(", ")}`, { cause: error });
         }
       }
-      if (seen.size >= SITUATIONS_MAX) break;
     }
     frontier = next;
   }
-  console.log(`${orders} events in ${seen.size} situations, up to ${depth} deep`);
-  assert(seen.size >= SITUATIONS_MAX || frontier.length === 0 || depth === DEPTH_MAX);
-});
+  console.log(
+    `x ${at[0]}, d ${
+      at[1]
+    }: ${depth} events, ${orders} orders, ${seen.size} situations; ${met.size} pairs so far`,
+  );
+}

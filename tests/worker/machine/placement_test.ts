@@ -13,6 +13,7 @@ import {
   free,
   removeReplicas,
   rescheduled,
+  resources,
   seceded,
   started,
   status,
@@ -267,4 +268,51 @@ Deno.test("WorkerMachine keeps the code of a module until it leaves, and says so
   assertEquals(worker.when(removeReplicas(code)), [`release-worker-data ${code}`, `free ${code}`]);
   worker.given(status("running"), acquire({ [code]: ["alice"] }), arrived("alice", [code]));
   assertEquals(worker.when(free(code)), [`release-worker-data ${code}`, `free ${code}`]);
+});
+
+const GPU = { resources: { GPU: 1 } };
+
+Deno.test("WorkerMachine begins what waited for resources when there are more of them", () => {
+  const worker = new TestWorker({ slots: 2, ...GPU }).given(compute("a", GPU), compute("b", GPU));
+  worker.given(compute("new", { resources: { TPU: 1 } }));
+  assertEquals(worker.when(resources({ GPU: 2 })), ["execute b#1"]);
+  worker.given(started("a"), failed("a"));
+  assertEquals(worker.when(resources({ TPU: 1 })), ["execute new#1"], "those not named stay");
+  assertEquals(worker.machine.snapshot()["available"], { GPU: 1, TPU: 0 });
+});
+
+Deno.test("WorkerMachine lets what runs go on when there are fewer resources, and takes back what waits", () => {
+  const worker = new TestWorker({ slots: 4, resources: { GPU: 2 } });
+  worker.given(
+    compute("runs", GPU),
+    started("runs"),
+    compute("placed", GPU),
+    compute("queued", GPU),
+    compute("free"),
+  );
+  assertEquals(worker.when(resources({ GPU: 1 })), ["withdraw placed#1"], "what needs none is left alone");
+  assertEquals(worker.machine.snapshot()["available"], { GPU: -1 });
+  assertEquals(worker.when(withdrawn("placed")), []);
+  assertEquals(worker.state("placed"), "constrained");
+  assertEquals(worker.when(succeeded("runs")), ["task-finished runs#1", "execute queued#1"]);
+  assertEquals(worker.machine.snapshot()["available"], { GPU: 0 });
+});
+
+Deno.test("WorkerMachine waits until enough has ended when a call began that was to be taken back", () => {
+  const worker = new TestWorker({ slots: 4, resources: { GPU: 2 } });
+  worker.given(compute("a", GPU), started("a"), compute("b", GPU), resources({ GPU: 1 }));
+  assertEquals(worker.when(started("b")), [], "too late");
+  worker.given(compute("c", GPU));
+  assertEquals(worker.when(succeeded("b")), ["task-finished b#1"], "a has the one that is left");
+  assertEquals(worker.when(resources({ GPU: 0 })), []);
+  assertEquals(worker.when(succeeded("a")), ["task-finished a#1"]);
+  assertEquals(worker.when(resources({ GPU: 1 })), ["execute c#1"]);
+});
+
+Deno.test("WorkerMachine keeps a call that is taken back for want of resources when they are back before it is", () => {
+  const worker = new TestWorker({ slots: 4, ...GPU }).given(compute("a", GPU), resources({ GPU: 0 }));
+  assertEquals(worker.when(resources({ GPU: 1 })), []);
+  assertEquals(worker.when(withdrawn("a")), ["execute a#1"]);
+  worker.given(started("a"));
+  assertEquals(worker.when(succeeded("a")), ["task-finished a#1"]);
 });

@@ -19,11 +19,13 @@ import {
   removeReplicas,
   removeWorker,
   rescheduled,
+  resources,
   seceded,
   started,
   status,
   steal,
   succeeded,
+  timer,
   unreachable,
   type Untimed,
   withdrawn,
@@ -240,6 +242,21 @@ const TABLE: readonly Column[] = [
       ["ready(placed)", "ready(placed)", "withdraw x#1"],
       ["constrained", "constrained", "withdraw g#1"],
       ["constrained(placed)", "constrained(placed)", "withdraw x#1"],
+    ],
+  },
+  {
+    event: "resources-changed, none",
+    make: () => resources({ GPU: 0 }),
+    changes: [
+      ["constrained", "constrained", "withdraw g#1"],
+      ["constrained(placed)", "constrained(placed)", "withdraw x#1"],
+    ],
+  },
+  {
+    event: "timer",
+    make: () => timer("find-missing"),
+    changes: [
+      ["missing", "missing", "request-refresh-who-has x", "set-timer find-missing +1000"],
     ],
   },
   {

@@ -204,33 +204,6 @@ Deno.test("a key that runs, is freed and then wanted from a peer comes from its 
   }
 });
 
-Deno.test("fetched, cancelled, then computed: the task gets its value and whoever waits for it goes on", () => {
-  const worker = new TestWorker().given(compute("y", { needs: { x: ["alice"] } }), free("y"));
-  worker.given(compute("x", { run: 2 }), compute("z", { run: 3, needs: { x: [] } }));
-  assertEquals(worker.state("x"), "resumed(flight->waiting)");
-  assertEquals(worker.when(arrived("alice", ["x"], [])), ["execute x#2"]);
-  worker.given(started("x", 2));
-  assertEquals(worker.when(succeeded("x", 2)), ["task-finished x#2", "execute z#3 with x"]);
-});
-
-Deno.test("an error is forgotten when it is freed, and the next computation starts afresh", () => {
-  const worker = new TestWorker().given(compute("x"), started("x"), failed("x"));
-  assertEquals(worker.state("x"), "error");
-  worker.given(free("x"));
-  assertEquals(worker.when(compute("x", { run: 2 })), ["execute x#2"]);
-  worker.given(started("x", 2), failed("x", 2));
-  assertEquals(worker.when(compute("x", { run: 3 })), ["execute x#3"], "even when it was not freed");
-});
-
-Deno.test("a copy is asked for of a key that is to be computed here: the computation answers", () => {
-  const worker = new TestWorker().given(compute("x", { needs: { d: ["alice"] } }));
-  assertEquals(worker.when(acquire({ x: ["bob"] })), []);
-  assertEquals(worker.when(arrived("alice", ["d"])), ["add-keys d", "execute x#1 with d"]);
-  assertEquals(worker.when(acquire({ x: ["bob"] })), []);
-  worker.given(started("x"));
-  assertEquals(worker.when(succeeded("x")), ["task-finished x#1"]);
-});
-
 Deno.test("a task that fails while another waits for it is fetched from where the scheduler knows it", () => {
   const worker = new TestWorker().given(
     compute("x"),
