@@ -1,7 +1,8 @@
 /**
- * Modules of the runtime that only TLS needs. Loaded when the first TLS listener opens: they cost an idle worker megabytes.
+ * Modules of the runtime that only TLS needs. Loaded at its first use: they cost an idle worker megabytes.
  *
  * @module
  */
+export { createPrivateKey, createPublicKey, X509Certificate } from "node:crypto";
 export { Duplex } from "node:stream";
 export { createServer, type TLSSocket } from "node:tls";

@@ -115,11 +115,14 @@ function readPem(what: string, given: string | URL, kind: string): string {
  */
 export function tlsTransport(options: TlsOptions): Transport {
   const material = readTls(options);
+  let checked: Promise<void> | null = null;
+  const check = (): Promise<void> => checked ??= checkPair(material);
   const plain = (address: Address): Transport => {
     if (options.requireEncryption ?? true) {
-      throw new DaskError(
+      throw new TlsError(
         `Cannot use ${formatAddress(address)}: certificates are given, so encryption is required; write ` +
           `"${formatAddress({ ...address, scheme: "tls" })}"`,
+        formatAddress(address),
       );
     }
     return tcp;
@@ -127,17 +130,43 @@ export function tlsTransport(options: TlsOptions): Transport {
   return {
     connect: async (text, given = {}) => {
       const address = parseAddress(text);
+      if (address.scheme === "tls") await check();
       return address.scheme === "tls"
         ? await connect(address, material, given)
         : await plain(address).connect(text, given);
     },
     listen: async (text, onComm, given = {}) => {
       const address = parseAddress(text);
+      if (address.scheme === "tls") await check();
       return address.scheme === "tls"
         ? await listen(address, material, onComm, given)
         : await plain(address).listen(text, onComm, given);
     },
   };
+}
+
+/** Whether certificate and key can be read and belong together: the runtime's own words for that help nobody. */
+async function checkPair({ ca, cert, key, names }: TlsMaterial): Promise<void> {
+  const { createPrivateKey, createPublicKey, X509Certificate } = await import("./deps.ts");
+  const parse = <T>(what: "ca" | "cert" | "key", parser: () => T): T => {
+    try {
+      return parser();
+    } catch (cause) {
+      throw new TlsError(`Cannot use ${names[what]} for TLS (${what}): ${(cause as Error).message}`, "", {
+        cause,
+      });
+    }
+  };
+  parse("ca", () => new X509Certificate(ca));
+  const certified = parse("cert", () => new X509Certificate(cert).publicKey);
+  const own = parse("key", () => createPublicKey(createPrivateKey(key)));
+  const der = { type: "spki", format: "der" } as const;
+  if (!certified.export(der).equals(own.export(der))) {
+    throw new TlsError(
+      `Cannot use TLS: the key in ${names.key} does not belong to the certificate in ${names.cert}`,
+      "",
+    );
+  }
 }
 
 async function connect(
@@ -282,9 +311,6 @@ function failureOf(cause: unknown, peer: string, { names }: TlsMaterial): CommCl
       }", or start it with certificates`,
     );
   }
-  if (/KeyMismatch|keys may not be consistent|key values mismatch|inconsistent/i.test(text)) {
-    return refused(`the key ${names.key} does not belong to the certificate ${names.cert}`);
-  }
   if (cause instanceof Deno.errors.InvalidData) {
     return refused(`${text}; check ${names.ca}, ${names.cert} and ${names.key}`);
   }
@@ -329,42 +355,40 @@ async function listen(
     requestCert: true,
     rejectUnauthorized: true,
   };
-  try {
-    runtime.createServer(secure); // what is wrong with the files is said now, not to each who comes
-  } catch (cause) {
-    throw failureOf(cause, formatAddress(address), material) ?? new DaskError(
-      `Cannot listen on ${formatAddress(address)}: ${
-        (cause as Error).message
-      }; check ${material.names.ca}, ` +
-        `${material.names.cert} and ${material.names.key}`,
-      { cause },
-    );
-  }
   const listener = openListener(address);
-  /** Connections whose handshake is under way. */
-  const shaking = new Set<Accepted>();
+  /** Connections that are not let in yet, or are being turned away. */
+  const strangers = new Set<Accepted>();
   const accepting = accept(listener, (conn) => {
     const peer = addressOf(conn.remoteAddr, "tls");
     const local = addressOf(conn.localAddr, "tls");
     const stream = new Accepted(conn, runtime.Duplex);
-    shaking.add(stream);
-    const end = (reason: string | null): void => {
+    let open = true;
+    const refuse = (reason: string): void => {
+      if (!open) return;
+      open = false;
       clearTimeout(timer);
-      if (!shaking.delete(stream) || reason === null) return;
       options.onRefused?.(
         new CommClosedError(`Refused the connection from ${peer} to ${local}: ${reason}`, peer),
       );
       stream.refuse();
     };
-    const timer = setTimeout(() => end(`no TLS handshake within ${HANDSHAKE_MS_MAX} ms`), HANDSHAKE_MS_MAX);
-    stream.onEnd = () => end("it ended during the TLS handshake");
+    const timer = setTimeout(
+      () => refuse(`no TLS handshake within ${HANDSHAKE_MS_MAX} ms`),
+      HANDSHAKE_MS_MAX,
+    );
+    strangers.add(stream);
+    stream.onClosed = () => {
+      open = false;
+      clearTimeout(timer);
+      strangers.delete(stream);
+    };
     // One for each connection: so it is known whose certificate was good. It never listens itself.
     const server = runtime.createServer(secure);
-    server.on("tlsClientError", (error: Error) => end(strangerReason(error, material)));
+    server.on("tlsClientError", (error: Error) => refuse(strangerReason(error, material)));
     server.on("secureConnection", (socket: TLSSocket) => {
-      if (!shaking.has(stream)) return void socket.destroy();
-      if (!socket.authorized) return end("its certificate was not verified");
-      end(null);
+      if (!open) return void socket.destroy();
+      if (!socket.authorized) return refuse("its certificate was not verified");
+      stream.onClosed();
       stream.attach(socket);
       onComm(new StreamComm(stream, local, peer, options));
     });
@@ -377,7 +401,7 @@ async function listen(
       // Closed already.
     }
     await accepting;
-    for (const stream of shaking) stream.close();
+    for (const stream of [...strangers]) stream.close();
   };
   return { address: addressOf(listener.addr, "tls"), close, [Symbol.asyncDispose]: close };
 }
@@ -402,8 +426,8 @@ function strangerReason(error: Error, { names }: TlsMaterial): string {
 class Accepted implements ByteStream {
   /** What the cipher reads from and writes to. */
   readonly cipherSide: InstanceType<typeof import("./deps.ts").Duplex>;
-  /** Told once when the socket has ended. */
-  onEnd: () => void = () => {};
+  /** Told when it is closed. */
+  onClosed: () => void = () => {};
   readonly #conn: Deno.TcpConn;
   #socket: TLSSocket | null = null;
   /** Plain bytes that came, and how many. */
@@ -453,7 +477,7 @@ class Accepted implements ByteStream {
         this.#writes++;
         writeAll(conn, chunk).then(() => done(), done).finally(() => {
           this.#writes--;
-          if (this.#refused) this.close();
+          this.#leave();
         });
       },
       destroy: (error: Error | null, done: (error?: Error | null) => void) => {
@@ -522,10 +546,14 @@ class Accepted implements ByteStream {
 
   /** Closes when what the cipher had to say, an alert, is out. */
   refuse(): void {
+    if (this.#refused) return;
     this.#refused = true;
-    setTimeout(() => {
-      if (this.#writes === 0) this.close();
-    }, 0);
+    // The cipher tells its reason, and whom it refused, in the same turn.
+    queueMicrotask(() => this.#leave());
+  }
+
+  #leave(): void {
+    if (this.#refused && this.#writes === 0) this.close();
   }
 
   close(): void {
@@ -540,6 +568,7 @@ class Accepted implements ByteStream {
     } catch {
       // Closed by its other end already.
     }
+    this.onClosed();
   }
 
   #end(cause: unknown): void {
@@ -547,7 +576,8 @@ class Accepted implements ByteStream {
     this.#ended = { cause };
     if (cause !== null) this.#breakWrite?.(cause);
     this.#wake();
-    this.onEnd();
+    // Nobody reads from who was not let in.
+    if (this.#socket === null) this.refuse();
   }
 }
 

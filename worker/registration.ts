@@ -58,9 +58,9 @@ export async function connectScheduler(
     } catch (error) {
       signal?.throwIfAborted();
       // A refusal of permission, of a certificate, or a wrong address does not get better by waiting.
-      const lost = error instanceof CommClosedError && !(error instanceof TlsError);
-      if (!lost && (error instanceof DaskError || error instanceof TypeError)) throw error;
-      if (error instanceof Deno.errors.NotCapable) throw error;
+      if (
+        error instanceof Deno.errors.NotCapable || error instanceof TypeError || error instanceof TlsError
+      ) throw error;
       const waitedMs = Date.now() - startedAt;
       if (timeoutMs !== null && waitedMs + pauseMs >= timeoutMs) {
         throw new CommClosedError(
