@@ -362,10 +362,10 @@ async function listen(
     const peer = addressOf(conn.remoteAddr, "tls");
     const local = addressOf(conn.localAddr, "tls");
     const stream = new Accepted(conn, runtime.Duplex);
-    let open = true;
+    let decided = false;
     const refuse = (reason: string): void => {
-      if (!open) return;
-      open = false;
+      if (decided) return;
+      decided = true;
       clearTimeout(timer);
       options.onRefused?.(
         new CommClosedError(`Refused the connection from ${peer} to ${local}: ${reason}`, peer),
@@ -377,8 +377,8 @@ async function listen(
       HANDSHAKE_MS_MAX,
     );
     strangers.add(stream);
+    // The cipher may tell its reason only after that.
     stream.onClosed = () => {
-      open = false;
       clearTimeout(timer);
       strangers.delete(stream);
     };
@@ -386,8 +386,9 @@ async function listen(
     const server = runtime.createServer(secure);
     server.on("tlsClientError", (error: Error) => refuse(strangerReason(error, material)));
     server.on("secureConnection", (socket: TLSSocket) => {
-      if (!open) return void socket.destroy();
+      if (decided || stream.closed) return void socket.destroy();
       if (!socket.authorized) return refuse("its certificate was not verified");
+      decided = true;
       stream.onClosed();
       stream.attach(socket);
       onComm(new StreamComm(stream, local, peer, options));
@@ -417,6 +418,11 @@ function strangerReason(error: Error, { names }: TlsMaterial): string {
   if (/NotValidYet|not valid yet/i.test(text)) return "its certificate is not valid yet";
   if (/expired/i.test(text)) return "its certificate has expired";
   const alert = /received fatal alert: (\w+)/.exec(text)?.[1];
+  if (alert === undefined && /hang up|ECONNRESET/.test(text)) {
+    // All that the runtime tells of most refusals.
+    return `it ended during the TLS handshake; as a rule its certificate is not signed by the authority in ${names.ca}, ` +
+      `has expired, or is not valid yet`;
+  }
   return alert === undefined
     ? `the TLS handshake failed: ${text}`
     : `it refused our certificate ${names.cert}: ${ALERTS[alert] ?? alert}`;
@@ -486,6 +492,10 @@ class Accepted implements ByteStream {
       },
     });
     this.cipherSide.on("error", () => {});
+  }
+
+  get closed(): boolean {
+    return this.#closed;
   }
 
   /** From here on the other side is trusted. */

@@ -50,6 +50,7 @@ export async function connectScheduler(
   const startedAt = Date.now();
   let toldAt = startedAt;
   let pauseMs = PAUSE_MS_MIN;
+  let reason: string | null = null;
   for (;;) {
     signal?.throwIfAborted();
     const leftMs = timeoutMs === null ? Infinity : startedAt + timeoutMs - Date.now();
@@ -62,10 +63,12 @@ export async function connectScheduler(
         error instanceof Deno.errors.NotCapable || error instanceof TypeError || error instanceof TlsError
       ) throw error;
       const waitedMs = Date.now() - startedAt;
+      // The end of all the time cuts the last attempt short: what came of those before says more.
+      if (reason === null || timeoutMs === null || waitedMs < timeoutMs) reason = reasonOf(error);
       if (timeoutMs !== null && waitedMs + pauseMs >= timeoutMs) {
         throw new CommClosedError(
           `Cannot reach the scheduler at ${address} within ${timeoutMs} ms: start it, or check the address; the last ` +
-            `attempt: ${reasonOf(error)}`,
+            `attempt: ${reason}`,
           address,
           { cause: error },
         );
