@@ -300,7 +300,7 @@ function failureOf(cause: unknown, peer: string, { names }: TlsMaterial): CommCl
   if (alert !== undefined) {
     const why = ALERTS[alert];
     if (why !== undefined) {
-      return refused(`it refused our certificate ${names.cert}: ${why} (--tls-cert, --tls-key)`);
+      return refused(`it refused our certificate (${names.cert}): ${why} (--tls-cert, --tls-key)`);
     }
     return refused(`the other side ended the TLS handshake: ${alert}; its log says more`);
   }
@@ -321,7 +321,7 @@ function failureOf(cause: unknown, peer: string, { names }: TlsMaterial): CommCl
     // It may also have ended just now: worth another try.
     return new CommClosedError(
       `Cannot connect to ${peer}: the other side closed the connection during the TLS handshake; as a rule it refused ` +
-        `our certificate ${names.cert}, its log says why`,
+        `our certificate (${names.cert}), its log says why`,
       peer,
       { cause },
     );
@@ -425,7 +425,7 @@ function strangerReason(error: Error, { names }: TlsMaterial): string {
   }
   return alert === undefined
     ? `the TLS handshake failed: ${text}`
-    : `it refused our certificate ${names.cert}: ${ALERTS[alert] ?? alert}`;
+    : `it refused our certificate (${names.cert}): ${ALERTS[alert] ?? alert}`;
 }
 
 /** The listening end: a socket on one side, plain bytes on the other, the cipher between them. */

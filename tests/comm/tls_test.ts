@@ -62,7 +62,6 @@ for (const side of ["typescript", "python"] as const) {
     for (const { name, tls, told, log } of STRANGERS) {
       const error = await assertRejects(() => ask(tlsTransport(tls), address), CommClosedError);
       assert(told.test(error.message), `${name}: ${error.message}`);
-      console.log(error.message);
       assertStringIncludes(error.message, "the text of `cert`");
       if (side === "typescript") assertStringIncludes(await said.promise, log);
       said = Promise.withResolvers();
