@@ -190,3 +190,23 @@ while raw.recv(1000): pass
   assertEquals(await comm.receive(), null);
   assertEquals((await client).code, 0);
 });
+
+Deno.test("who listens takes no more than there is room for while nobody reads", async () => {
+  const arrived = Promise.withResolvers<Comm>();
+  await using listener = await tlsTransport(good).listen("tls://127.0.0.1:0", arrived.resolve);
+  const near = await tlsTransport(good).connect(listener.address);
+  const far = await arrived.promise;
+  const piece = new Uint8Array(1 << 20);
+  let done = 0;
+  const sends = Promise.all(Array.from({ length: 100 }, () => near.send([piece]).then(() => done++)));
+  // Until it stands still, or all went into memory.
+  for (let before = -1; done !== before && done < 100;) {
+    before = done;
+    await new Promise((resolve) => setTimeout(resolve, 500));
+  }
+  assert(done < 50, `${done} MiB were taken`);
+  for (let i = 0; i < 100; i++) assertEquals((await far.receive())?.[0]?.byteLength, piece.byteLength);
+  await sends;
+  near.abort();
+  far.abort();
+});
