@@ -509,7 +509,10 @@ class Accepted implements ByteStream {
     socket.on("end", () => this.#end(null));
     // Python closes without a word of TLS. Where messages end is known without it.
     socket.on("error", (error: Error) => this.#end(this.#over ? null : error));
-    socket.on("close", () => this.#end(null));
+    socket.on("close", () => {
+      this.#end(null);
+      this.#breakWrite?.(new Deno.errors.BrokenPipe("closed"));
+    });
   }
 
   async read(into: Uint8Array): Promise<number | null> {
@@ -571,7 +574,9 @@ class Accepted implements ByteStream {
     this.#closed = true;
     this.#socket?.destroy();
     this.cipherSide.destroy();
-    this.#end(new Deno.errors.BadResource("closed"));
+    const closed = new Deno.errors.BadResource("closed");
+    this.#end(closed);
+    this.#breakWrite?.(closed);
     this.#wake();
     try {
       this.#conn.close();
@@ -582,9 +587,9 @@ class Accepted implements ByteStream {
   }
 
   #end(cause: unknown): void {
+    if (cause !== null) this.#breakWrite?.(cause);
     if (this.#ended !== undefined) return;
     this.#ended = { cause };
-    if (cause !== null) this.#breakWrite?.(cause);
     this.#wake();
     // Nobody reads from who was not let in.
     if (this.#socket === null) this.refuse();

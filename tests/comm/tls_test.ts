@@ -210,3 +210,14 @@ Deno.test("who listens takes no more than there is room for while nobody reads",
   near.abort();
   far.abort();
 });
+
+Deno.test("a write of who listens ends when the other side goes away", async () => {
+  const arrived = Promise.withResolvers<Comm>();
+  await using listener = await tlsTransport(good).listen("tls://127.0.0.1:0", arrived.resolve);
+  const near = await tlsTransport(good).connect(listener.address);
+  const far = await arrived.promise;
+  const stuck = assertRejects(() => far.send([new Uint8Array(50_000_000)]), CommClosedError);
+  near.abort();
+  await stuck;
+  far.abort();
+});
