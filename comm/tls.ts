@@ -450,6 +450,8 @@ class Accepted implements ByteStream {
   /** Why there will be no more; `undefined` while there may be. */
   #ended: { readonly cause: unknown } | undefined;
   #wake: () => void = () => {};
+  /** Why nothing can be written any more; null while it can. */
+  #broken: { readonly cause: unknown } | null = null;
   /** Rejects the write under way. */
   #breakWrite: ((cause: unknown) => void) | null = null;
 
@@ -481,7 +483,12 @@ class Accepted implements ByteStream {
       },
       write: (chunk: Uint8Array, _encoding: string, done: (error?: Error | null) => void) => {
         this.#writes++;
-        writeAll(conn, chunk).then(() => done(), done).finally(() => {
+        writeAll(conn, chunk).then(() => done(), (cause) => {
+          // The cipher swallows it.
+          this.#broken ??= { cause };
+          this.#breakWrite?.(cause);
+          done(cause);
+        }).finally(() => {
           this.#writes--;
           this.#leave();
         });
@@ -548,10 +555,15 @@ class Accepted implements ByteStream {
       reject(new Deno.errors.BadResource("closed"));
       return promise;
     }
+    if (this.#broken !== null || this.#socket.destroyed) {
+      reject(this.#broken?.cause ?? new Deno.errors.BrokenPipe("closed"));
+      return promise;
+    }
     this.#breakWrite = reject;
     this.#socket.write(piece, (error) => {
       this.#breakWrite = null;
       if (error) reject(error);
+      else if (this.#broken !== null) reject(this.#broken.cause);
       else resolve(piece.byteLength);
     });
     return promise;
