@@ -24,6 +24,7 @@ export { NDArray, type TypedArray } from "./protocol/nd_array.ts";
 export { PythonObject } from "./protocol/pickle/globals.ts";
 export type { DependencyRef, FunctionCall, FunctionRef } from "./protocol/call.ts";
 export type { Comm, CommOptions, FrameAllocator, FrameSink, Listener, Transport } from "./comm/comm.ts";
+export type { TlsOptions } from "./comm/tls.ts";
 export type { FileFrame, Frame } from "./protocol/payload.ts";
 export {
   CancelledError,
@@ -33,5 +34,6 @@ export {
   ProtocolError,
   SerializationError,
   TaskError,
+  TlsError,
   WorkerLostError,
 } from "./protocol/errors.ts";

@@ -12,6 +12,7 @@ import type { Logger } from "../base/log.ts";
 import type { Transport } from "../comm/comm.ts";
 import { RpcPool } from "../comm/pool.ts";
 import { tcp } from "../comm/tcp.ts";
+import { type TlsOptions, tlsTransport } from "../comm/tls.ts";
 import {
   type AnyOp,
   DispatchGraph,
@@ -92,6 +93,8 @@ export interface ConnectOptions extends Waiting {
   readonly address?: string;
   /** File that the scheduler wrote, `dask scheduler --scheduler-file`. */
   readonly schedulerFile?: string | URL;
+  /** Certificates, for a scheduler at `tls://`. */
+  readonly tls?: TlsOptions;
   /** Part of the client's id, for dashboards and logs. */
   readonly name?: string;
   /** Time for connecting, ms. Default 30,000. */
@@ -148,7 +151,7 @@ function readConnectOptions(options: unknown): ConnectOptions {
   const read = typeof options === "string" ? { address: options } : options as ConnectOptions;
   const signal = signalOf(read);
   signal?.throwIfAborted();
-  const known = ["address", "schedulerFile", "name", "timeout", "logger", "signal"];
+  const known = ["address", "schedulerFile", "tls", "name", "timeout", "logger", "signal"];
   for (const name of Object.keys(read)) {
     if (!known.includes(name)) {
       throw new TypeError(`Cannot use the option "${name}" of connect: expected one of ${known.join(", ")}`);
@@ -200,7 +203,7 @@ class Core implements KeyOwner {
     this.logger = logger;
     this.#timeoutMs = timeout;
     this.#signal = signal;
-    this.#transport = parts.transport ?? tcp;
+    this.#transport = parts.transport ?? (options.tls === undefined ? tcp : tlsTransport(options.tls));
     this.scheduler = new RpcPool(this.#transport, { timeoutMs: timeout });
     this.#workers = new RpcPool(this.#transport, { timeoutMs: WORKER_CONNECT_MS });
     this.actor = startClientActor({

@@ -18,6 +18,8 @@ export interface PythonSchedulerOptions extends PythonEnvironmentOptions {
   readonly args?: readonly string[];
   /** Interface to bind. Default `127.0.0.1`. */
   readonly host?: string;
+  /** Files of certificates. The scheduler then listens on `tls://`. */
+  readonly tls?: { readonly ca: string; readonly cert: string; readonly key: string };
 }
 
 /** A child process of ours whose output goes to a file. */
@@ -49,6 +51,7 @@ export async function startPythonScheduler(options: PythonSchedulerOptions = {})
   const environment = await pythonEnvironment(options);
   const folder = await Deno.makeTempDir({ prefix: "dask-ts-scheduler-" });
   const file = `${folder}/scheduler.json`;
+  const { tls } = options;
   const words = [
     "-m",
     "dask",
@@ -58,6 +61,9 @@ export async function startPythonScheduler(options: PythonSchedulerOptions = {})
     "--port",
     "0",
     "--no-dashboard",
+    ...(tls === undefined
+      ? []
+      : ["--protocol", "tls", "--tls-ca-file", tls.ca, "--tls-cert", tls.cert, "--tls-key", tls.key]),
   ];
   const started = await startLogged(environment.python, [
     ...words,

@@ -117,6 +117,13 @@ export async function openChannel(comm: Comm, options: ChannelOptions = {}): Pro
         );
       }
       signal?.throwIfAborted();
+      if (error instanceof CommClosedError && comm.peer.startsWith("tcp:")) {
+        throw new CommClosedError(
+          `${error.message}; if it listens on tls://, write that, and give certificates`,
+          comm.peer,
+          { cause: error },
+        );
+      }
       throw error;
     } finally {
       clearTimeout(timer);

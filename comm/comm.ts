@@ -1,6 +1,6 @@
 /**
- * Moves frames between two processes; knows no op. `tcp.ts` does it over Deno's TCP, `memory.ts` inside one process
- * (tests).
+ * Moves frames between two processes; knows no op. `tcp.ts` does it over Deno's TCP, `tls.ts` over TLS,
+ * `memory.ts` inside one process (tests).
  *
  * @module
  */
@@ -27,6 +27,8 @@ export interface CommOptions {
   readonly frameBytesMax?: number;
   /** Largest number of frames of one message. Default 2^24. */
   readonly framesMax?: number;
+  /** Hears why a connection that came was not let in: with TLS, for want of a good certificate. */
+  readonly onRefused?: (error: Error) => void;
 }
 
 /** A connection. One message = one list of frames. */

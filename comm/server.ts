@@ -96,7 +96,7 @@ export async function serve(
     connections.set(comm, null);
     const running = attend(comm).finally(() => ended.delete(running));
     ended.add(running);
-  }, options);
+  }, { onRefused: (error) => logger.log("warning", error.message), ...options });
 
   const close = async (): Promise<void> => {
     closing = true;

@@ -26,12 +26,7 @@ async function connect(
   options: CommOptions & { readonly signal?: AbortSignal } = {},
 ): Promise<Comm> {
   const address = parse(text, "connect to");
-  if (address.port === 0) {
-    throw new CommClosedError(
-      `Cannot connect to ${text}: the port is missing, expected "tcp://host:port"`,
-      text,
-    );
-  }
+  requirePort(address);
   const { signal } = options;
   signal?.throwIfAborted();
   let conn: Deno.TcpConn;
@@ -53,17 +48,11 @@ async function connect(
 }
 
 function listen(text: string, onComm: (comm: Comm) => void, options: CommOptions = {}): Promise<Listener> {
-  const address = parse(text, "listen on");
   let listener: Deno.TcpListener;
   try {
-    listener = Deno.listen({ hostname: address.host, port: address.port });
-  } catch (cause) {
-    const way = cause instanceof Deno.errors.AddrInUse
-      ? "the port is taken; choose another one, or 0 for any"
-      : cause instanceof Error
-      ? cause.message
-      : String(cause);
-    return Promise.reject(new DaskError(`Cannot listen on ${formatAddress(address)}: ${way}`, { cause }));
+    listener = openListener(parse(text, "listen on"));
+  } catch (error) {
+    return Promise.reject(error);
   }
   const accepting = accept(listener, (conn) => onComm(commOf(conn, options)));
   const close = async (): Promise<void> => {
@@ -75,6 +64,24 @@ function listen(text: string, onComm: (comm: Comm) => void, options: CommOptions
     await accepting;
   };
   return Promise.resolve({ address: addressOf(listener.addr), close, [Symbol.asyncDispose]: close });
+}
+
+/**
+ * Opens a listening socket.
+ *
+ * @throws {DaskError} that names the address and the way out.
+ */
+export function openListener(address: Address): Deno.TcpListener {
+  try {
+    return Deno.listen({ hostname: address.host, port: address.port });
+  } catch (cause) {
+    const way = cause instanceof Deno.errors.AddrInUse
+      ? "the port is taken; choose another one, or 0 for any"
+      : cause instanceof Error
+      ? cause.message
+      : String(cause);
+    throw new DaskError(`Cannot listen on ${formatAddress(address)}: ${way}`, { cause });
+  }
 }
 
 /** Accepts until the listener is closed; no failure of one connection ends it. */
@@ -105,23 +112,36 @@ function commOf(conn: Deno.TcpConn, options: CommOptions, peer = addressOf(conn.
   return new StreamComm(conn, addressOf(conn.localAddr), peer, options);
 }
 
-function addressOf(addr: Deno.NetAddr): string {
+/** The address of one end of a socket, in canonical form. */
+export function addressOf(addr: Deno.NetAddr, scheme: Address["scheme"] = "tcp"): string {
   const host = addr.hostname.includes(":") ? `[${addr.hostname}]` : addr.hostname;
-  return normalizeAddress(`tcp://${host}:${addr.port}`);
+  return normalizeAddress(`${scheme}://${host}:${addr.port}`);
+}
+
+/** @throws {CommClosedError} for an address to listen on only. */
+export function requirePort(address: Address): void {
+  if (address.port !== 0) return;
+  const text = formatAddress(address);
+  throw new CommClosedError(
+    `Cannot connect to ${text}: the port is missing, expected "${address.scheme}://host:port"`,
+    text,
+  );
 }
 
 function parse(text: string, verb: string): Address {
   const address = parseAddress(text);
-  if (address.scheme === "tls") {
-    throw new DaskError(
-      `Cannot ${verb} ${text}: TLS is not supported yet, expected an address "tcp://host:port"`,
-    );
-  }
+  if (address.scheme === "tls") throw new DaskError(certificatesMissing(verb, text));
   return address;
 }
 
+/** What is said to those who want TLS without certificates. */
+export function certificatesMissing(verb: string, text: string): string {
+  return `Cannot ${verb} ${text}: TLS needs certificates; give \`tls: { ca, cert, key }\`, or --tls-ca-file, --tls-cert ` +
+    `and --tls-key`;
+}
+
 /** Why there is no connection, and the way out. */
-function refusalReason(cause: unknown, address: Address): string {
+export function refusalReason(cause: unknown, address: Address): string {
   if (cause instanceof Deno.errors.ConnectionRefused) {
     const hint = isWildcardHost(address.host) ? "; this address is good to listen on only" : "";
     return `connection refused; nothing listens there, is the process running and the port right${hint}`;

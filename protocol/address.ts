@@ -19,13 +19,15 @@ export interface Address {
 export interface AddressOptions {
   /** Port of an address that has none. Default 0. */
   readonly defaultPort?: number;
+  /** Scheme of an address that has none. Default `"tcp"`. */
+  readonly defaultScheme?: Address["scheme"];
 }
 
 /** Port on which schedulers listen unless told otherwise. */
 export const SCHEDULER_PORT = 8786;
 
 /**
- * Takes an address apart. The scheme may be missing (`tcp` is meant) and so may the port.
+ * Takes an address apart. The scheme may be missing (`tcp` is meant unless told otherwise) and so may the port.
  *
  * @throws {TypeError} when the text is not an address; the message names the text.
  * @example
@@ -38,7 +40,7 @@ export const SCHEDULER_PORT = 8786;
 export function parseAddress(text: string, options: AddressOptions = {}): Address {
   const parts = /^(?:([A-Za-z][A-Za-z0-9+.-]*):\/\/)?(\[[^\]]*\]|[^:/[\]\s]*)(?::([0-9]*))?$/.exec(text);
   if (parts === null) throw invalid(text, 'expected "tcp://host:port", with an IPv6 host in brackets');
-  const [, scheme = "tcp", hostText = "", portText = ""] = parts;
+  const [, scheme = options.defaultScheme ?? "tcp", hostText = "", portText = ""] = parts;
   if (scheme !== "tcp" && scheme !== "tls") {
     throw invalid(text, `the scheme "${scheme}" is not known, expected "tcp" or "tls"`);
   }

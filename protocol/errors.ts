@@ -50,6 +50,12 @@ export class CommClosedError extends DaskError {
   }
 }
 
+/** One side does not do for the other: a certificate was refused, or it does not speak TLS. Trying again is of no use. */
+export class TlsError extends CommClosedError {
+  /** The name of the class. */
+  override name = "TlsError";
+}
+
 /** What was asked for was cancelled, here or elsewhere. */
 export class CancelledError extends DaskError {
   /** The name of the class. */

@@ -96,7 +96,8 @@ Deno.test("library code names third-party modules only in deps.ts files, with ex
         /(?:from|import)\s*\(?\s*"((?:npm:|jsr:|node:|https?:|@)[^"]+)"/g,
       )
     ) {
-      const fine = path.endsWith("/deps.ts") && /^npm:(@[^/]+\/)?[^@/]+@\d+\.\d+\.\d+(\/|$)/.test(specifier);
+      const fine = path.endsWith("/deps.ts") &&
+        /^(node:|npm:(@[^/]+\/)?[^@/]+@\d+\.\d+\.\d+(\/|$))/.test(specifier);
       if (!fine) broken.push(`${path} imports ${specifier}`);
     }
   }

@@ -27,6 +27,10 @@ export interface WorkerFlags {
   /** First and last port to listen on. */
   readonly ports?: readonly [number, number];
   readonly contactAddress?: string;
+  readonly protocol?: "tcp" | "tls";
+  readonly tlsCaFile?: string;
+  readonly tlsCert?: string;
+  readonly tlsKey?: string;
   readonly memoryLimit?: string;
   readonly resources?: Readonly<Record<string, number>>;
   readonly localDirectory?: string;
@@ -59,6 +63,10 @@ const TEXT_FLAGS = [
   "port",
   "worker-port",
   "contact-address",
+  "protocol",
+  "tls-ca-file",
+  "tls-cert",
+  "tls-key",
   "memory-limit",
   "resources",
   "local-directory",
@@ -84,6 +92,10 @@ DASK_SCHEDULER_ADDRESS, or this host.
   --host HOST               Host to listen on (default: the one that reaches the scheduler)
   --port PORT|FIRST:LAST    Port to listen on (default: any). Also --worker-port
   --contact-address ADDR    Address that others are told, if it is not the one listened on
+  --protocol SCHEME         tcp or tls, to listen on and for a SCHEDULER without one (default: as SCHEDULER's)
+  --tls-ca-file PATH        Certificate authority of the cluster, for tls:// (PEM)
+  --tls-cert PATH           Own certificate (PEM)
+  --tls-key PATH            Its private key (PEM; default: in the file of --tls-cert)
   --memory-limit SIZE       As 2GiB, 500MB, 0.5 of the machine, auto or 0 for none (default: auto)
   --resources "NAME=N ..."  Resources for tasks that ask for them, as "GPU=2 MEM=1e9"
   --local-directory PATH    Where the worker keeps its files (default: /dev/shm, else the temporary folder)
@@ -135,6 +147,10 @@ export function wordsOf(flags: WorkerFlags, index: number): string[] {
   add("host", flags.host);
   if (flags.ports !== undefined) add("port", flags.ports[0] === 0 ? 0 : flags.ports[0] + index);
   add("contact-address", flags.contactAddress);
+  add("protocol", flags.protocol);
+  add("tls-ca-file", flags.tlsCaFile);
+  add("tls-cert", flags.tlsCert);
+  add("tls-key", flags.tlsKey);
   add("memory-limit", flags.memoryLimit);
   if (flags.resources !== undefined) {
     add("resources", Object.entries(flags.resources).map(([name, amount]) => `${name}=${amount}`).join(" "));
@@ -194,6 +210,12 @@ function readFlags(args: { _: (string | number)[] } & Record<string, unknown>): 
       throw new RangeError(`Cannot start ${nworkers} workers on ${ports[1] - ports[0] + 1} ports`);
     }
   }
+  if ((text("tls-ca-file") === undefined) !== (text("tls-cert") === undefined)) {
+    throw new RangeError("Cannot use TLS by half: --tls-ca-file and --tls-cert belong together");
+  }
+  if (text("tls-key") !== undefined && text("tls-cert") === undefined) {
+    throw new RangeError("Cannot use --tls-key without --tls-ca-file and --tls-cert");
+  }
   return compact({
     address: args._.length === 0 ? undefined : String(args._[0]),
     schedulerFile: text("scheduler-file"),
@@ -204,6 +226,14 @@ function readFlags(args: { _: (string | number)[] } & Record<string, unknown>): 
     host: text("host"),
     ports,
     contactAddress: text("contact-address"),
+    // Dask writes it with slashes.
+    protocol: read(
+      text("protocol")?.replace(/:\/\/$/, ""),
+      (scheme) => oneOf("protocol", scheme, ["tcp", "tls"] as const),
+    ),
+    tlsCaFile: text("tls-ca-file"),
+    tlsCert: text("tls-cert"),
+    tlsKey: text("tls-key"),
     memoryLimit: read(text("memory-limit"), (limit) => (checkMemoryLimit(limit), limit)),
     resources: read(text("resources"), parseResources),
     localDirectory: text("local-directory"),

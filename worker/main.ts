@@ -100,6 +100,10 @@ async function runWorker(flags: WorkerFlags, logger: Logger): Promise<number> {
       ...given("host", flags.host),
       ...given("port", flags.ports?.[0]),
       ...given("contactAddress", flags.contactAddress),
+      ...given("protocol", flags.protocol),
+      ...(flags.tlsCaFile === undefined || flags.tlsCert === undefined
+        ? {}
+        : { tls: { ca: flags.tlsCaFile, cert: flags.tlsCert, ...given("key", flags.tlsKey) } }),
       ...given("memoryLimit", flags.memoryLimit),
       ...given("resources", flags.resources),
       ...given("localDirectory", flags.localDirectory),
@@ -148,11 +152,14 @@ async function missingPermissions(flags: WorkerFlags): Promise<string[]> {
   await need({ name: "net" }, "--allow-net");
   await need({ name: "run", command: Deno.execPath() }, `--allow-run=${Deno.execPath()}`);
   await need(directory === undefined ? { name: "read" } : { name: "read", path: directory }, "--allow-read");
+  for (const file of [flags.tlsCaFile, flags.tlsCert, flags.tlsKey]) {
+    if (file !== undefined) await need({ name: "read", path: file }, "--allow-read");
+  }
   await need(
     directory === undefined ? { name: "write" } : { name: "write", path: directory },
     "--allow-write",
   );
-  return missing ? needed : [];
+  return missing ? [...new Set(needed)] : [];
 }
 
 /** Lines for people by a few lines of our own; what they were told to look like, by LogTape. */

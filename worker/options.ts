@@ -7,7 +7,8 @@ import type { Logger } from "../base/log.ts";
 import { formatBytes, parseBytes } from "../base/units.ts";
 import { silent } from "../base/log.ts";
 import type { Transport } from "../comm/comm.ts";
-import { tcp } from "../comm/tcp.ts";
+import { certificatesMissing, tcp } from "../comm/tcp.ts";
+import type { TlsOptions } from "../comm/tls.ts";
 import { normalizeAddress, parseAddress, SCHEDULER_PORT } from "../protocol/address.ts";
 import { DaskError } from "../protocol/errors.ts";
 import type { TaskPermissions } from "./execute/permissions.ts";
@@ -53,14 +54,16 @@ export interface WorkerOptions {
   readonly signal?: AbortSignal;
   /** Where lines go. Default: nowhere. */
   readonly logger?: Logger;
-  /** How bytes move. Default: TCP. */
+  /** How bytes move. Default: TCP, and TLS with `tls`. */
   readonly transport?: Transport;
   /** Checks the machine's invariants after every event. For tests; slow. */
   readonly validate?: boolean;
   /** Not available yet: a worker that lost its scheduler ends. */
   readonly reconnect?: boolean;
-  /** Not available yet. */
-  readonly tls?: { readonly ca: string; readonly cert: string; readonly key: string };
+  /** Certificates, for a scheduler at `tls://`; the worker then listens on `tls://`, too. */
+  readonly tls?: TlsOptions;
+  /** Scheme to listen on, and of an address that has none. Default: that of the scheduler's address. */
+  readonly protocol?: "tcp" | "tls";
   /** Not available yet. */
   readonly allowModules?: readonly (string | RegExp)[];
   /** Not available yet; `false` is what happens. */
@@ -75,6 +78,7 @@ export interface WorkerSettings {
   readonly memoryLimitBytes: number | null;
   readonly resources: Readonly<Record<string, number>>;
   readonly permissions: TaskPermissions | undefined;
+  readonly protocol: "tcp" | "tls";
   readonly host: string | null;
   readonly port: number;
   readonly contactAddress: string | null;
@@ -108,9 +112,15 @@ export async function readOptions(given: string | WorkerOptions = {}): Promise<W
       throw new RangeError(`Cannot offer ${amount} of resource "${name}": expected a number of at least 0`);
     }
   }
+  if (options.protocol !== undefined && options.protocol !== "tcp" && options.protocol !== "tls") {
+    throw new TypeError(`Cannot use the protocol "${options.protocol}": expected "tcp" or "tls"`);
+  }
   const scheduler = await schedulerAddress(options);
-  if (parseAddress(scheduler).scheme === "tls" && options.transport === undefined) {
-    throw new DaskError(`Cannot connect to ${scheduler}: TLS is not available yet, use a tcp:// address`);
+  const protocol = options.protocol ?? parseAddress(scheduler).scheme;
+  if (options.transport === undefined && options.tls === undefined) {
+    for (const [verb, text] of [["connect to", scheduler], ["listen on", `${protocol}://`]] as const) {
+      if (text.startsWith("tls:")) throw new DaskError(certificatesMissing(verb, text));
+    }
   }
   const logger = options.logger ?? silent;
   return {
@@ -120,14 +130,17 @@ export async function readOptions(given: string | WorkerOptions = {}): Promise<W
     memoryLimitBytes: memoryLimitBytes(options.memoryLimit ?? "auto", slots, logger),
     resources: options.resources ?? {},
     permissions: options.permissions,
+    protocol,
     host: options.host ?? null,
     port,
-    contactAddress: options.contactAddress === undefined ? null : normalizeAddress(options.contactAddress),
+    contactAddress: options.contactAddress === undefined
+      ? null
+      : normalizeAddress(options.contactAddress, { defaultScheme: protocol }),
     localDirectory: options.localDirectory ?? null,
     connectTimeoutMs: options.connectTimeoutMs ?? null,
     signal: options.signal ?? null,
     logger,
-    transport: options.transport ?? tcp,
+    transport: options.transport ?? await transportFor(options.tls),
     validate: options.validate ?? false,
   };
 }
@@ -138,7 +151,6 @@ function refuseUnavailable(options: WorkerOptions): void {
   if (options.isolation !== undefined && options.isolation !== "process") {
     throw unavailable(`Isolation "${options.isolation}"`, 'use "process", a child process for each slot');
   }
-  if (options.tls !== undefined) throw unavailable("TLS", "leave out `tls` and use a tcp:// address");
   if (options.reconnect === true) {
     throw unavailable("Reconnecting", "a worker that lost its scheduler ends, start another");
   }
@@ -148,8 +160,16 @@ function refuseUnavailable(options: WorkerOptions): void {
   }
 }
 
+/** Workers without certificates do not load what handles them. */
+async function transportFor(tls: TlsOptions | undefined): Promise<Transport> {
+  return tls === undefined ? tcp : (await import("../comm/tls.ts")).tlsTransport(tls);
+}
+
 async function schedulerAddress(options: WorkerOptions): Promise<string> {
-  const defaults = { defaultPort: SCHEDULER_PORT };
+  const defaults = {
+    defaultPort: SCHEDULER_PORT,
+    ...(options.protocol === undefined ? {} : { defaultScheme: options.protocol }),
+  };
   if (options.schedulerFile !== undefined) {
     return normalizeAddress(await readSchedulerFile(options.schedulerFile), defaults);
   }

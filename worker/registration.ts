@@ -6,7 +6,7 @@
 import type { Logger } from "../base/log.ts";
 import { type Channel, openChannel } from "../comm/channel.ts";
 import type { Comm, Transport } from "../comm/comm.ts";
-import { CommClosedError, DaskError } from "../protocol/errors.ts";
+import { CommClosedError, DaskError, TlsError } from "../protocol/errors.ts";
 import { type Fields, readNumber, readRecord, readString } from "../protocol/read.ts";
 import { checkRelease } from "../protocol/release.ts";
 
@@ -47,6 +47,7 @@ export async function connectScheduler(
   const startedAt = Date.now();
   let toldAt = startedAt;
   let pauseMs = PAUSE_MS_MIN;
+  let reason: string | null = null;
   for (;;) {
     signal?.throwIfAborted();
     const leftMs = timeoutMs === null ? Infinity : startedAt + timeoutMs - Date.now();
@@ -54,24 +55,38 @@ export async function connectScheduler(
       return await attempt(transport, address, Math.max(1, Math.min(leftMs, ATTEMPT_MS_MAX)), signal);
     } catch (error) {
       signal?.throwIfAborted();
-      // A refusal of permission or a wrong address does not get better by waiting.
-      if (error instanceof Deno.errors.NotCapable || error instanceof TypeError) throw error;
+      // A refusal of permission, of a certificate, or a wrong address does not get better by waiting.
+      if (
+        error instanceof Deno.errors.NotCapable || error instanceof TypeError || error instanceof TlsError
+      ) throw error;
       const waitedMs = Date.now() - startedAt;
+      // The end of all the time cuts the last attempt short: what came of those before says more.
+      if (reason === null || timeoutMs === null || waitedMs < timeoutMs) reason = reasonOf(error);
       if (timeoutMs !== null && waitedMs + pauseMs >= timeoutMs) {
         throw new CommClosedError(
-          `Cannot reach the scheduler at ${address} within ${timeoutMs} ms: start it, or check the address`,
+          `Cannot reach the scheduler at ${address} within ${timeoutMs} ms: start it, or check the address; the last ` +
+            `attempt: ${reason}`,
           address,
           { cause: error },
         );
       }
       if (Date.now() - toldAt >= TELL_MS) {
         toldAt = Date.now();
-        logger.log("info", `Waiting for the scheduler at ${address} since ${Math.round(waitedMs / 1000)} s`);
+        logger.log(
+          "info",
+          `Waiting for the scheduler at ${address} since ${Math.round(waitedMs / 1000)} s: ${
+            reasonOf(error)
+          }`,
+        );
       }
       await pause(pauseMs, signal);
       pauseMs = Math.min(pauseMs * 1.6, PAUSE_MS_MAX);
     }
   }
+}
+
+function reasonOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
 
 async function attempt(

@@ -358,8 +358,13 @@ class Worker implements WorkerHandle {
   }
 
   #listenAddress(local: string): string {
-    const { host, port } = this.#settings;
-    return formatAddress({ ...parseAddress(local), ...(host === null ? {} : { host }), port });
+    const { protocol, host, port } = this.#settings;
+    return formatAddress({
+      ...parseAddress(local),
+      scheme: protocol,
+      ...(host === null ? {} : { host }),
+      port,
+    });
   }
 
   /** A wildcard says nothing to others: they get the host by which the scheduler is reached. */

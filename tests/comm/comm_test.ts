@@ -10,10 +10,12 @@ import {
 import type { Comm, CommOptions, Listener } from "../../comm/comm.ts";
 import { memoryTransport } from "../../comm/memory.ts";
 import { tcp } from "../../comm/tcp.ts";
+import { tlsTransport } from "../../comm/tls.ts";
 import { encodeMessage, serialized } from "../../protocol/envelope.ts";
 import { CommClosedError, DaskError, ProtocolError } from "../../protocol/errors.ts";
 import { encodeMsgpack } from "../../protocol/msgpack/mod.ts";
 import { type Frame, isFileFrame } from "../../protocol/payload.ts";
+import { authority } from "../support/certificates.ts";
 
 interface Kind {
   readonly name: string;
@@ -22,8 +24,10 @@ interface Kind {
 }
 
 const memory = memoryTransport();
+const tls = tlsTransport(await (await authority()).issue());
 const KINDS: readonly Kind[] = [
   { name: "tcp", listen: (...args) => tcp.listen("tcp://127.0.0.1:0", ...args), connect: tcp.connect },
+  { name: "tls", listen: (...args) => tls.listen("tls://127.0.0.1:0", ...args), connect: tls.connect },
   { name: "memory", listen: (...args) => memory.listen("tcp://here", ...args), connect: memory.connect },
 ];
 
@@ -218,7 +222,7 @@ Deno.test("tcp: errors of connecting name the address and the way out", async ()
   assertEquals(refused.address, address);
   await assertRejects(() => tcp.connect("tcp://no-such-host.invalid:1"), CommClosedError, "is not known");
   await assertRejects(() => tcp.connect("tcp://127.0.0.1"), CommClosedError, "the port is missing");
-  await assertRejects(() => tcp.connect("tls://127.0.0.1:1"), DaskError, "TLS is not supported yet");
+  await assertRejects(() => tcp.connect("tls://127.0.0.1:1"), DaskError, "TLS needs certificates");
   await assertRejects(async () => await tcp.listen("tls://127.0.0.1:1", () => {}), DaskError, "TLS");
 });
 

@@ -115,3 +115,18 @@ Deno.test("wordsOf gives a worker the same flags, its own number and its own por
     },
   });
 });
+
+Deno.test("certificates and the protocol are read, handed on, and not taken by half", () => {
+  const files = ["--tls-ca-file=/ca", "--tls-cert=/cert", "--tls-key=/key"];
+  const command = read("tls://h:1", "--protocol", "tls://", ...files);
+  assertEquals(command.type === "run" && wordsOf(command.flags, 0), [
+    "tls://h:1",
+    "--protocol=tls",
+    ...files,
+  ]);
+  const half = "Cannot use TLS by half: --tls-ca-file and --tls-cert belong together";
+  assertEquals(misuse("--tls-cert=/c"), half);
+  assertEquals(misuse("--tls-ca-file=/c"), half);
+  assertEquals(misuse("--tls-key=/c"), "Cannot use --tls-key without --tls-ca-file and --tls-cert");
+  assertEquals(misuse("--protocol=udp"), 'Cannot read --protocol "udp": expected tcp, tls');
+});
