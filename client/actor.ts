@@ -48,6 +48,8 @@ export interface ClientActorOptions {
   readonly lost: (error: Error) => void;
   /** Checks the machine's invariants all the time. For tests. */
   readonly validate?: boolean;
+  /** The task that submits, when graphs come from inside of one. Default: none. */
+  readonly submittingTask?: () => Key | null;
 }
 
 /** The client actor, as its owner holds it. */
@@ -235,7 +237,9 @@ class Shell {
     for (const instruction of instructions) {
       switch (instruction.type) {
         case "send":
-          for (const message of instruction.messages) this.#stream?.sendBatched(writeToScheduler(message));
+          for (const message of instruction.messages) {
+            this.#stream?.sendBatched(writeToScheduler(message, this.#options.submittingTask));
+          }
           break;
         case "notify":
           this.#options.tell(instruction.notices.map((notice) => withValue(notice, values)));

@@ -88,6 +88,16 @@ export interface ClientParts {
   readonly transport?: Transport;
   /** Checks the machine's invariants all the time. */
   readonly validate?: boolean;
+  /** The client lives inside of tasks. */
+  readonly inside?: InsideParts;
+}
+
+/** What a client inside of tasks asks and tells. */
+export interface InsideParts {
+  /** Key of the task that runs now, or null: what it submits goes before what comes after itself. */
+  readonly key: () => Key | null;
+  /** The task begins to wait for another. */
+  readonly waits: () => void;
 }
 
 /**
@@ -160,6 +170,7 @@ class Core implements KeyOwner {
   readonly #transport: Transport;
   readonly #timeoutMs: number;
   readonly #signal: AbortSignal | undefined;
+  readonly #inside: InsideParts | null;
   readonly #end = new AbortController();
   /** All and only keys that are wanted: by futures, or because they are code that later tasks will need. */
   readonly states = new Map<Key, KeyState>();
@@ -181,6 +192,7 @@ class Core implements KeyOwner {
     this.logger = logger;
     this.#timeoutMs = timeout;
     this.#signal = signal;
+    this.#inside = parts.inside ?? null;
     this.#transport = parts.transport ?? tcp;
     this.scheduler = new RpcPool(this.#transport, { timeoutMs: timeout });
     this.#workers = new RpcPool(this.#transport, { timeoutMs: WORKER_CONNECT_MS });
@@ -192,6 +204,7 @@ class Core implements KeyOwner {
       logger,
       clock: systemClock,
       validate: parts.validate ?? false,
+      submittingTask: parts.inside?.key ?? (() => null),
       tell: (news) => this.#hear(news),
       lost: (error) => this.#lose(error),
     });
@@ -223,6 +236,10 @@ class Core implements KeyOwner {
   open(call: string): void {
     if (this.#ended !== null) throw this.#ended;
     if (this.#closed !== null) throw new DaskError(`Cannot ${call}: the client is closed; connect again`);
+  }
+
+  waits(): void {
+    this.#inside?.waits();
   }
 
   happened(event: ClientEvent): void {
@@ -908,6 +925,7 @@ export class Client implements Executor {
       try {
         while (!stopped) {
           if (pending + ready.filter((future) => future.status !== "pending").length >= maxPending) {
+            this.#core.waits();
             await changed.promise;
             continue;
           }

@@ -7,7 +7,7 @@
 import { unreachable } from "../base/assert.ts";
 import { type Serialized, serialized } from "../protocol/envelope.ts";
 import { writeExprPayload, writeGraph } from "../protocol/graph_pickle.ts";
-import { keyToWire } from "../protocol/key.ts";
+import { type Key, keyToWire } from "../protocol/key.ts";
 import {
   type Fields,
   readArray,
@@ -129,11 +129,14 @@ function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
   return true;
 }
 
-/** Writes one message for the stream. */
-export function writeToScheduler(message: ToScheduler): Readonly<Record<string, unknown>> {
+/** Writes one message for the stream. `submittingTask` gives the key of the task that submits, if one does. */
+export function writeToScheduler(
+  message: ToScheduler,
+  submittingTask: () => Key | null = () => null,
+): Readonly<Record<string, unknown>> {
   switch (message.op) {
     case "update-graph":
-      return writeUpdateGraph(message);
+      return writeUpdateGraph(message, submittingTask());
     case "client-releases-keys":
       return { op: message.op, keys: message.keys.map(keyToWire) };
     case "client-desires-keys": {
@@ -150,7 +153,10 @@ export function writeToScheduler(message: ToScheduler): Readonly<Record<string, 
   }
 }
 
-function writeUpdateGraph(message: UpdateGraph): Readonly<Record<string, unknown>> {
+function writeUpdateGraph(
+  message: UpdateGraph,
+  submittingTask: Key | null,
+): Readonly<Record<string, unknown>> {
   const { tasks, priorities } = message;
   const priority = new Map<string, number>();
   for (let i = 0; i < tasks.length; i++) priority.set(tasks[i]!.key, priorities[i]!);
@@ -159,7 +165,7 @@ function writeUpdateGraph(message: UpdateGraph): Readonly<Record<string, unknown
     expr_ser: writeExpression(message),
     keys: message.keys.map(keyToWire),
     internal_priority: priority,
-    submitting_task: null,
+    submitting_task: submittingTask === null ? null : keyToWire(submittingTask),
     span_metadata: {},
     ...(message.annotations === null ? {} : { annotations: writeAnnotations(message.annotations) }),
     stimulus_id: message.stimulusId,

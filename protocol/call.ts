@@ -63,6 +63,10 @@ export interface FunctionCall {
 export const CALL_PREFIX = "deno:op/";
 /** The prefix of `methodcaller` names that a Python client writes: `deno:<module URL>#<export>[?sha256=…]`. */
 export const MODULE_PREFIX = "deno:";
+/** How a bundle names the public face of this package: the executor's own takes its place. */
+export const PACKAGE_MODULE = "dask-ts:package";
+/** The same for those who want no more than `current` and `Reschedule`, which are there already. */
+export const CURRENT_MODULE = "dask-ts:current";
 
 /** The opcodes of a function reference: they do not touch the memo, so they can be put into any pickle. */
 const encodedFunctions = new WeakMap<FunctionRef, Uint8Array>();

@@ -35,6 +35,8 @@ import {
   type TaskPermissions,
   withGrant,
 } from "./permissions.ts";
+import { decodeMsgpack } from "../../protocol/msgpack/mod.ts";
+import { ownFolders } from "./own_modules.ts";
 import { type ExecutorLink, ExecutorProcess, type Exit, removeFile } from "./executor_process.ts";
 
 /** Options of {@linkcode startProcessPool}. */
@@ -61,12 +63,19 @@ export interface ProcessPoolOptions {
   readonly inputCacheBytesMax?: number | undefined;
   /** Flags for V8, as `--max-old-space-size=512`. */
   readonly v8Flags?: readonly string[] | undefined;
+  /** Address of the scheduler, for clients inside of tasks. Default: they can have none. */
+  readonly scheduler?: string | undefined;
+  /** Calls that may go on without a slot at a time: each keeps a process. Default 64. */
+  readonly secededMax?: number | undefined;
 }
 
 /** Default of `graceMs`. */
 export const GRACE_MS = 250;
 /** Default of `inputCacheBytesMax`, per executor. */
 export const INPUT_CACHE_BYTES_MAX = 256 * 1024 * 1024;
+
+/** Default of `secededMax`. */
+export const SECEDED_MAX = 64;
 
 /** Starts of one slot that may fail in a row. */
 const START_FAILURES_MAX = 3;
@@ -160,6 +169,9 @@ class ProcessPool implements ExecutorPool {
   #moveTimer: Timer | undefined;
   #lookTimer: Timer | undefined;
   #closing: Promise<void> | null = null;
+  /** While closing: calls that run and were told that it is over. */
+  readonly #leaving = new Set<Placed>();
+  readonly #left = Promise.withResolvers<void>();
 
   constructor(options: ProcessPoolOptions) {
     if (!Number.isSafeInteger(options.slots) || options.slots < 1) {
@@ -181,7 +193,8 @@ class ProcessPool implements ExecutorPool {
     const base = currentFolder();
     const libc = Deno.build.os === "linux" && hasWhole("ffi");
     const grants = grantsOf(options.permissions ?? "inherit", base);
-    let flags: readonly string[] = grants.flags;
+    // Task code may import this package, which is loaded when it does.
+    let flags: readonly string[] = withGrant(grants.flags, "read", ownFolders());
     const revoke: Deno.PermissionDescriptor[] = [];
     if (!libc) {
       flags = withGrant(withGrant(flags, "read", [options.directory]), "write", [options.directory]);
@@ -213,7 +226,8 @@ class ProcessPool implements ExecutorPool {
       ...flags,
       main.href,
     ];
-    this.#config = { socket, parent: Deno.pid, directory: options.directory, libc, revoke, base };
+    const { scheduler = null } = options;
+    this.#config = { socket, parent: Deno.pid, directory: options.directory, libc, revoke, base, scheduler };
     this.description =
       `${options.slots} executor process${
         options.slots === 1 ? "" : "es"
@@ -357,7 +371,8 @@ class ProcessPool implements ExecutorPool {
       return;
     }
     const { pickle, buffers } = call.runSpec;
-    link.push(["call", placed.seq, call.key, call.runId, pickle, buffers, inputs, call.annotations]);
+    const { attempt = 1 } = call;
+    link.push(["call", placed.seq, call.key, call.runId, pickle, buffers, inputs, call.annotations, attempt]);
     const gone = evict(executor, this.#keptBytesMax);
     if (gone.length > 0) link.push(["forget", gone]);
     link.flush();
@@ -757,7 +772,8 @@ class ProcessPool implements ExecutorPool {
   }
 
   #handle(executor: Executor, record: FromExecutor, raw: readonly Frame[]): void {
-    if (this.#closing !== null || record[0] === "hello") return;
+    if (this.#closing !== null) return this.#leave(executor, record);
+    if (record[0] === "hello") return;
     if (record[0] === "damaged") {
       this.#logger.log(
         "warning",
@@ -803,16 +819,29 @@ class ProcessPool implements ExecutorPool {
         this.#end(placed, executor, { type: "rescheduled" });
         break;
       case "seceded":
-        this.#replace(executor);
-        this.#listener.seceded(key, runId, record[2]);
+        this.#seceded(placed, executor, record[2]);
         break;
-      case "progress":
-        this.#logger.log("debug", "Task progress", { key, done: record[2], total: record[3] });
-        break;
-      case "log":
-        this.#logger.log("info", `${record[2]}: ${record[3]}`, { key });
+      case "event":
+        this.#listener.event(key, runId, record[2], decodeMsgpack(record[3]));
         break;
     }
+  }
+
+  /** Each call without a slot keeps a process: there is an end to what a machine can take. */
+  #seceded(placed: Placed, executor: Executor, computeDuration: number): void {
+    const { secededMax = SECEDED_MAX } = this.#options;
+    const { key, runId } = placed.call;
+    const others = this.#processes.size - this.#slots.filter((slot) => slot.executor !== null).length;
+    if (others >= secededMax) {
+      return this.abort(
+        key,
+        runId,
+        `it gave up its slot to wait, as ${secededMax} tasks of this worker do already, and each keeps a process; ` +
+          `start fewer tasks from inside of tasks, or more workers`,
+      );
+    }
+    this.#replace(executor);
+    this.#listener.seceded(key, runId, computeDuration);
   }
 
   #end(placed: Placed, executor: Executor, outcome: Outcome): void {
@@ -853,6 +882,7 @@ class ProcessPool implements ExecutorPool {
     this.#ready.reject(new DaskError("Cannot wait for executors: their pool was closed"));
     this.#server.close();
     for (const conn of this.#strangers) conn.close();
+    await this.#sayGoodbye();
     for (const executor of this.#processes) executor.kill();
     await Promise.all([this.#accepting, ...[...this.#processes].map((executor) => executor.exited)]);
     removeFile(this.#config.socket);
@@ -862,6 +892,30 @@ class ProcessPool implements ExecutorPool {
     this.#spool.clear();
     this.#calls.clear();
     this.#queue.length = 0;
+  }
+
+  /** Calls that run may end by their signal, within the time that any aborted call has. */
+  async #sayGoodbye(): Promise<void> {
+    for (const placed of this.#calls.values()) {
+      const { executor, state } = placed;
+      if (executor === null || state !== "started") continue;
+      this.#leaving.add(placed);
+      executor.link?.push(["abort", placed.seq, "its worker ends"]);
+      executor.link?.flush();
+    }
+    if (this.#leaving.size === 0) return;
+    const timer = setTimeout(this.#left.resolve, this.#graceMs);
+    await this.#left.promise;
+    clearTimeout(timer);
+  }
+
+  /** What an executor says while the pool closes: nobody wants to know, but that a call has ended. */
+  #leave(executor: Executor, record: FromExecutor): void {
+    if (record[0] !== "succeeded" && record[0] !== "failed" && record[0] !== "rescheduled") return;
+    const placed = executor.calls.get(record[1]);
+    if (placed !== undefined && this.#leaving.delete(placed) && this.#leaving.size === 0) {
+      this.#left.resolve();
+    }
   }
 
   #socketDirectory(): string {

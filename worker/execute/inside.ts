@@ -1,0 +1,106 @@
+/**
+ * The client inside an executor, for tasks that start tasks. Law: there is one for a process, made when a task first
+ * asks; a task that waits for a future of it has no slot, and one that ended holds no futures.
+ *
+ * @module
+ */
+import type { Client } from "../../client/client.ts";
+import { parseAddress } from "../../protocol/address.ts";
+import { DaskError } from "../../protocol/errors.ts";
+
+/** The module is loaded when it is needed. (Were its name written into the `import`, Deno would read it at the start.) */
+const CLIENT = new URL("../../client/client.ts", import.meta.url).href;
+/** How long the end of a task waits for its client to take leave, ms. */
+const FAREWELL_MS_MAX = 1_500;
+
+/** The running task, as the client sees it. */
+export interface InsideTask {
+  readonly key: string;
+  readonly secede: () => void;
+}
+
+/** See the law of this file. */
+export class InsideClient {
+  readonly #scheduler: string | null;
+  readonly #running: () => InsideTask | null;
+  #opened: Promise<Client> | null = null;
+  /** Whether the running task may have futures. */
+  #used = false;
+
+  /** `scheduler`: its address, null when the worker did not tell. */
+  constructor(scheduler: string | null, running: () => InsideTask | null) {
+    this.#scheduler = scheduler;
+    this.#running = running;
+  }
+
+  /**
+   * The client.
+   *
+   * @throws {DaskError} when there is no scheduler, or no permission to reach it.
+   */
+  client(): Promise<Client> {
+    this.#used = true;
+    if (this.#opened === null) {
+      const opened = this.#opened = this.#open();
+      opened.catch(() => {
+        if (this.#opened === opened) this.#opened = null;
+      });
+    }
+    return this.#opened;
+  }
+
+  /**
+   * Gives up all futures: those who wait are refused. With `last` the client is closed. Null when there is nothing to
+   * give up, else it resolves when the scheduler was told, or does not listen.
+   */
+  release(last: boolean): Promise<void> | null {
+    if (this.#opened === null || !(this.#used || last)) return null;
+    this.#used = false;
+    const opened = this.#opened;
+    const leave = async (): Promise<void> => {
+      try {
+        const client = await opened;
+        if (last) await client.close();
+        else await client.reset();
+      } catch {
+        last = true; // it is of no use any more
+      }
+      if (last && this.#opened === opened) this.#opened = null;
+    };
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise<void>((resolve) => timer = setTimeout(resolve, FAREWELL_MS_MAX));
+    return Promise.race([leave(), late]).finally(() => clearTimeout(timer));
+  }
+
+  async #open(): Promise<Client> {
+    const address = this.#scheduler;
+    if (address === null) {
+      throw new DaskError("Cannot give this task a client: its worker did not name a scheduler");
+    }
+    const { host, port } = parseAddress(address);
+    const net = `${host.includes(":") ? `[${host}]` : host}:${port}`;
+    if (Deno.permissions.querySync({ name: "net", host: net }).state !== "granted") {
+      throw new DaskError(
+        `Cannot give this task a client: it lacks the permission "net" to reach the scheduler at ${address}; ` +
+          `grant net=${net} to the tasks of its worker`,
+      );
+    }
+    const { openClient }: typeof import("../../client/client.ts") = await import(CLIENT);
+    const { client, connected } = openClient({ address, name: "task" }, {
+      inside: {
+        key: () => {
+          this.#used = true;
+          return this.#running()?.key ?? null;
+        },
+        waits: () => this.#running()?.secede(),
+      },
+    });
+    try {
+      await connected;
+    } catch (error) {
+      await client.close();
+      throw error;
+    }
+    return client;
+  }
+}
