@@ -130,11 +130,11 @@ export async function connect(options: string | ConnectOptions = {}): Promise<Cl
 export function openClient(
   options: string | ConnectOptions = {},
   parts: ClientParts = {},
-): { readonly client: Client; readonly connected: Promise<void> } {
+): { readonly client: Client; readonly connected: Promise<void>; readonly isOpen: () => boolean } {
   const core = new Core(readConnectOptions(options), parts);
   const connected = core.connect();
   connected.catch(() => {});
-  return { client: new Client(core, null), connected };
+  return { client: new Client(core, null), connected, isOpen: () => core.ended === null };
 }
 
 function readConnectOptions(options: unknown): ConnectOptions {

@@ -26,10 +26,13 @@ const fib = task(async function fib(n: number): Promise<number> {
 });
 
 /** The same; no two calls share a result. */
-const deep = task(async function deep(n: number): Promise<number> {
-  if (n === 0) return 0;
-  const client = await current().client();
-  return 1 + await client.submit(deep, [n - 1], { pure: false }).result();
+const deep = task(async function deep(n: number, file: string): Promise<number> {
+  if (n > 0) {
+    const client = await current().client();
+    return 1 + await client.submit(deep, [n - 1, file], { pure: false }).result();
+  }
+  while (await Deno.readTextFile(file) === "") await new Promise((resolve) => setTimeout(resolve, 10));
+  return 0;
 });
 
 // --- Itself ---
@@ -93,37 +96,18 @@ Deno.test("a task that reschedules itself ends up on the worker that it wants", 
     });
     using busy = c.client.submit(holds(file, "one"), { workers: [wanted] });
     await until(async () => (await c.client.processing()).get(wanted)?.length === 1);
-    using future = c.client.submit(
-      op(
-        async (file: string, wanted: number) => {
-          if (Deno.ppid === wanted) return [Deno.ppid, current().attempt];
-          while (await Deno.readTextFile(file) === "") {
-            await new Promise((resolve) => setTimeout(resolve, 10));
-          }
-          throw Object.assign(new Error("not here"), { name: "Reschedule" });
-        },
-        file,
-        pids[1]!,
-      ),
-    );
+    using future = c.client.submit(t.onlyIn(pids[1]!, file));
     await until(async () => (await c.client.processing()).get(unwanted)?.length === 1);
     using other = c.client.submit(holds(file, "two"), { workers: [unwanted] });
     await until(async () => (await c.client.processing()).get(unwanted)?.length === 2);
     await Deno.writeTextFile(file, "one");
     await busy.result();
-    assertEquals((await future.result())[0], pids[1]);
+    assertEquals(await future.result(), pids[1]);
     await Deno.writeTextFile(file, "two");
     await other.result();
   } finally {
     await Deno.remove(file);
   }
-});
-
-Deno.test("Reschedule of mod.ts is known in a bundle", async () => {
-  await using c = await cluster(here, 2);
-  const pid = await c.client.submit(op(() => Deno.ppid), { workers: [c.addresses[1]!] }).result();
-  using future = c.client.submit(t.onlyIn(pid), { workers: [c.addresses[1]!] });
-  assertEquals(await future.result(), pid);
 });
 
 // --- Tasks that start tasks ---
@@ -137,9 +121,16 @@ Deno.test("recursion on one slot ends, and few processes are kept", async () => 
 
 Deno.test("every call of a chain waits in a process of its own, and all end with the chain", async () => {
   await using c = await cluster(here, 1);
-  using future = c.client.submit(deep(8), { pure: false });
-  assertEquals(await future.result(), 8);
-  await until(async () => await executors(c.processes[0]!.pid) === 1);
+  const file = await Deno.makeTempFile();
+  try {
+    using future = c.client.submit(deep(8, file), { pure: false });
+    await until(async () => await executors(c.processes[0]!.pid) === 9);
+    await Deno.writeTextFile(file, "go on");
+    assertEquals(await future.result(), 8);
+    await until(async () => await executors(c.processes[0]!.pid) === 1);
+  } finally {
+    await Deno.remove(file);
+  }
 });
 
 Deno.test("cancelling a task ends those that it started", async () => {
@@ -191,6 +182,23 @@ Deno.test("a module's task uses op of mod.ts and a client together", async () =>
   await using c = await cluster(here, 1);
   using future = c.client.submit(t.addsThere(20, 22));
   assertEquals(await future.result(), 42);
+});
+
+Deno.test("a module's task submits further tasks of its own module", async () => {
+  await using c = await cluster(here, 1);
+  using future = c.client.submit(t.powerOfTwo(5));
+  assertEquals(await future.result(), 32);
+});
+
+Deno.test("a client that a task closed is no loss for the next", async () => {
+  await using c = await cluster(here, 1);
+  using first = c.client.submit(t.closesItsClient(1));
+  assertEquals(await first.result(), 1);
+  const twice = async () => {
+    await (await current().client()).close();
+    return await (await current().client()).submit(() => 2, []).result();
+  };
+  assertEquals(await c.client.submit(op(twice)).result(), 2);
 });
 
 Deno.test("failures of started tasks come to the task that waits, and on to the user", async () => {

@@ -44,9 +44,9 @@ export interface Current {
    */
   secede(): void;
   /**
-   * A client of the scheduler that this task was sent by, for tasks that start tasks. All tasks of a process share it,
-   * so do not close it. Futures that it made are released when the task ends; give back values, not futures. While the task
-   * waits for one its slot is free, so recursion comes to an end on one slot.
+   * A client of the scheduler that this task was sent by, for tasks that start tasks. Futures that
+   * it made are released when the task ends, so give back values, not futures. While the task waits for one its slot is
+   * free, so recursion comes to an end on one slot.
    *
    * @throws {DaskError} when the task lacks the permission `net` for the scheduler, or does not run on a worker.
    * @example

@@ -19,11 +19,17 @@ export interface InsideTask {
   readonly secede: () => void;
 }
 
+interface Opened {
+  readonly client: Client;
+  /** False once somebody closed it, or the scheduler was lost. */
+  readonly isOpen: () => boolean;
+}
+
 /** See the law of this file. */
 export class InsideClient {
   readonly #scheduler: string | null;
   readonly #running: () => InsideTask | null;
-  #opened: Promise<Client> | null = null;
+  #opened: Promise<Opened> | null = null;
   /** Whether the running task may have futures. */
   #used = false;
 
@@ -38,15 +44,17 @@ export class InsideClient {
    *
    * @throws {DaskError} when there is no scheduler, or no permission to reach it.
    */
-  client(): Promise<Client> {
+  async client(): Promise<Client> {
     this.#used = true;
-    if (this.#opened === null) {
-      const opened = this.#opened = this.#open();
-      opened.catch(() => {
-        if (this.#opened === opened) this.#opened = null;
+    for (;;) {
+      const opened = this.#opened ??= this.#open();
+      const known = await opened.catch((error) => {
+        this.#forget(opened);
+        throw error;
       });
+      if (known.isOpen()) return known.client;
+      this.#forget(opened);
     }
-    return this.#opened;
   }
 
   /**
@@ -59,20 +67,21 @@ export class InsideClient {
     const opened = this.#opened;
     const leave = async (): Promise<void> => {
       try {
-        const client = await opened;
+        const { client } = await opened;
         if (last) await client.close();
         else await client.reset();
-      } catch {
-        last = true; // it is of no use any more
-      }
-      if (last && this.#opened === opened) this.#opened = null;
+      } catch { /* closed already, or lost */ }
     };
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<void>((resolve) => timer = setTimeout(resolve, FAREWELL_MS_MAX));
     return Promise.race([leave(), late]).finally(() => clearTimeout(timer));
   }
 
-  async #open(): Promise<Client> {
+  #forget(opened: Promise<Opened>): void {
+    if (this.#opened === opened) this.#opened = null;
+  }
+
+  async #open(): Promise<Opened> {
     const address = this.#scheduler;
     if (address === null) {
       throw new DaskError("Cannot give this task a client: its worker did not name a scheduler");
@@ -86,7 +95,7 @@ export class InsideClient {
       );
     }
     const { openClient }: typeof import("../../client/client.ts") = await import(CLIENT);
-    const { client, connected } = openClient({ address, name: "task" }, {
+    const { client, connected, isOpen } = openClient({ address, name: "task" }, {
       inside: {
         key: () => {
           this.#used = true;
@@ -101,6 +110,6 @@ export class InsideClient {
       await client.close();
       throw error;
     }
-    return client;
+    return { client, isOpen };
   }
 }

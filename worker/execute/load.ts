@@ -6,7 +6,7 @@
  */
 import { current, Reschedule } from "./current.ts";
 import { DaskError } from "../../protocol/errors.ts";
-import { type FunctionRef, MODULE_PREFIX } from "../../protocol/call.ts";
+import { type FunctionRef, LOADED_BUNDLES, type LoadedBundle, MODULE_PREFIX } from "../../protocol/call.ts";
 import { withOwnModules } from "./own_modules.ts";
 
 /** A function of a user. */
@@ -97,12 +97,26 @@ export class Loader {
         throw new DaskError(`Cannot load the bundle of ${url}: expected SHA-256 ${hash}, got ${actual}`);
       }
       const text = withOwnModules(new TextDecoder().decode(bytes));
-      return await this.#importBytes(text, "text/javascript", url, hash);
+      // Before it runs: it may ask for its own tasks at once.
+      return await this.#importBytes(
+        text,
+        "text/javascript",
+        url,
+        hash,
+        (own) => loaded.set(own, { url, bytes }),
+      );
     });
   }
 
-  async #importBytes(code: Uint8Array | string, type: string, url: string, hash: string): Promise<Namespace> {
+  async #importBytes(
+    code: Uint8Array | string,
+    type: string,
+    url: string,
+    hash: string,
+    named?: (own: string) => void,
+  ): Promise<Namespace> {
     const blob = URL.createObjectURL(new Blob([code as Uint8Array<ArrayBuffer> | string], { type }));
+    named?.(blob);
     this.#aliases.set(blob, `${url}@${hash.slice(0, 8)}`);
     try {
       return await import(blob);
@@ -201,6 +215,10 @@ interface LoadedFile {
   readonly hash: string;
   readonly exports: Namespace;
 }
+
+/** What {@linkcode LOADED_BUNDLES} tells of. */
+const loaded = new Map<string, LoadedBundle>();
+(globalThis as { [LOADED_BUNDLES]?: typeof loaded })[LOADED_BUNDLES] = loaded;
 
 /** Where our own frames in stacks come from. */
 const OWN_FOLDER = new URL(".", import.meta.url).href;
