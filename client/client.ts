@@ -57,6 +57,7 @@ import {
 import { readSchedulerInfo, type SchedulerInfo } from "./identity.ts";
 import type { ClientEvent, Key, SubmittedTask, Want } from "./machine/events.ts";
 import type { Diagnosis, News, WorkerInfo } from "./messages.ts";
+import type { SubmittingTask } from "./wire.ts";
 import { checkOptions, NO_OPTIONS, RETRIES_WITH_RETRY_ON, tell } from "./options.ts";
 import { stderrLogger } from "./stderr_logger.ts";
 
@@ -94,8 +95,8 @@ export interface ClientParts {
 
 /** What a client inside of tasks asks and tells. */
 export interface InsideParts {
-  /** Key of the task that runs now, or null: what it submits goes before what comes after itself. */
-  readonly key: () => Key | null;
+  /** The task that runs now, or null. */
+  readonly task: () => SubmittingTask | null;
   /** The task begins to wait for another. */
   readonly waits: () => void;
 }
@@ -204,7 +205,7 @@ class Core implements KeyOwner {
       logger,
       clock: systemClock,
       validate: parts.validate ?? false,
-      submittingTask: parts.inside?.key ?? (() => null),
+      submittingTask: parts.inside?.task ?? (() => null),
       tell: (news) => this.#hear(news),
       lost: (error) => this.#lose(error),
     });

@@ -16,6 +16,8 @@ const FAREWELL_MS_MAX = 1_500;
 /** The running task, as the client sees it. */
 export interface InsideTask {
   readonly key: string;
+  /** How many tasks stand between it and a program. */
+  readonly depth: number;
   readonly secede: () => void;
 }
 
@@ -97,9 +99,9 @@ export class InsideClient {
     const { openClient }: typeof import("../../client/client.ts") = await import(CLIENT);
     const { client, connected, isOpen } = openClient({ address, name: "task" }, {
       inside: {
-        key: () => {
+        task: () => {
           this.#used = true;
-          return this.#running()?.key ?? null;
+          return this.#running();
         },
         waits: () => this.#running()?.secede(),
       },

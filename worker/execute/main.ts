@@ -244,6 +244,7 @@ class RunningTask implements Current {
   readonly start = Date.now();
   readonly #link: Link<FromExecutor, ToExecutor>;
   readonly #inside: InsideClient;
+  readonly #annotations: CallRecord[7];
   #progress: Progress | null = null;
   #abort: AbortController | null = null;
   #toldStarted = false;
@@ -252,6 +253,7 @@ class RunningTask implements Current {
   constructor(record: CallRecord, link: Link<FromExecutor, ToExecutor>, inside: InsideClient) {
     this.seq = record[1];
     this.key = record[2];
+    this.#annotations = record[7];
     this.attempt = record[8];
     this.#link = link;
     this.#inside = inside;
@@ -281,6 +283,13 @@ class RunningTask implements Current {
       this.#seceded = true;
       this.#tell(["seceded", this.seq, Date.now() - this.start]);
     };
+  }
+
+  /** As the client of a task notes it on those that it submits. */
+  get depth(): number {
+    const { deno } = this.#annotations;
+    const depth = typeof deno === "object" && deno !== null && "depth" in deno ? deno.depth : 0;
+    return Number.isSafeInteger(depth) && Number(depth) > 0 ? Number(depth) : 0;
   }
 
   get client(): Current["client"] {
