@@ -10,8 +10,6 @@ import { DaskError } from "../../protocol/errors.ts";
 
 /** The module is loaded when it is needed. (Were its name written into the `import`, Deno would read it at the start.) */
 const CLIENT = new URL("../../client/client.ts", import.meta.url).href;
-/** How long the end of a task waits for its client to take leave, ms. */
-const FAREWELL_MS_MAX = 1_500;
 
 /** The running task, as the client sees it. */
 export interface InsideTask {
@@ -60,23 +58,12 @@ export class InsideClient {
   }
 
   /**
-   * Gives up all futures: those who wait are refused. With `last` the client is closed. Null when there is nothing to
-   * give up, else it resolves when the scheduler was told, or does not listen.
+   * Gives up all futures: those who wait are refused. Null when there is nothing to give up.
    */
-  release(last: boolean): Promise<void> | null {
-    if (this.#opened === null || !(this.#used || last)) return null;
+  release(): Promise<void> | null {
+    if (this.#opened === null || !this.#used) return null;
     this.#used = false;
-    const opened = this.#opened;
-    const leave = async (): Promise<void> => {
-      try {
-        const { client } = await opened;
-        if (last) await client.close();
-        else await client.reset();
-      } catch { /* closed already, or lost */ }
-    };
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<void>((resolve) => timer = setTimeout(resolve, FAREWELL_MS_MAX));
-    return Promise.race([leave(), late]).finally(() => clearTimeout(timer));
+    return this.#opened.then(({ client }) => client.reset()).catch(() => {}); // closed already, or lost
   }
 
   #forget(opened: Promise<Opened>): void {

@@ -87,6 +87,8 @@ const RETRY_MS = 10_000;
 const PLACEMENTS_MAX = 4;
 /** How long after it was sent a call that is told neither as started nor as ended is looked up in the ledger, ms. */
 const LOOK_AFTER_MS = 2;
+/** How long a process whose call seceded and ended is kept for the next slot that needs one, ms. */
+const SPARE_MS = 1_000;
 /** How long an idle slot waits for a fresh call before it takes one that waits elsewhere, ms. */
 const MOVE_AFTER_MS = 1;
 
@@ -158,6 +160,8 @@ class ProcessPool implements ExecutorPool {
   readonly #expected = new Map<string, { executor: Executor; slot: Slot; timer: Timer }>();
   /** All processes that have not ended. Some have no slot any more: they run a call that seceded, or are being ended. */
   readonly #processes = new Set<Executor>();
+  /** Those that have neither slot nor call, and when they end. */
+  readonly #spares = new Map<Executor, Timer>();
   /** Connections that have not said who they are. */
   readonly #strangers = new Set<Deno.Conn>();
   /** Files made of large frames that were in memory, by payload id and frame number. */
@@ -599,7 +603,7 @@ class ProcessPool implements ExecutorPool {
     this.#processes.add(executor);
     const timer = setTimeout(() => executor.kill(), START_TIMEOUT_MS);
     this.#expected.set(token, { executor, slot, timer });
-    executor.exited.then((exit) => this.#exited(executor, slot, exit));
+    executor.exited.then((exit) => this.#exited(executor, exit));
   }
 
   /** Gives the slot of an executor a fresh one. What has not begun goes elsewhere, what has stays with the old one. */
@@ -615,12 +619,29 @@ class ProcessPool implements ExecutorPool {
         placed.slot = null;
       }
     }
-    this.#start(slot);
+    const [spare] = this.#spares.keys();
+    if (spare === undefined) this.#start(slot);
+    else {
+      this.#unspare(spare);
+      slot.executor = spare;
+    }
     this.#fill();
   }
 
-  #exited(executor: Executor, slot: Slot, exit: Exit): void {
+  /** Keeps a process for a while that has lost its slot to another: the next call that secedes needs one at once. */
+  #spare(executor: Executor): void {
+    if (executor.killed) return;
+    this.#spares.set(executor, setTimeout(() => (this.#unspare(executor), executor.kill()), SPARE_MS));
+  }
+
+  #unspare(executor: Executor): void {
+    clearTimeout(this.#spares.get(executor));
+    this.#spares.delete(executor);
+  }
+
+  #exited(executor: Executor, exit: Exit): void {
     this.#processes.delete(executor);
+    this.#unspare(executor);
     const expected = this.#expected.get(executor.token);
     if (expected !== undefined) {
       clearTimeout(expected.timer);
@@ -631,7 +652,8 @@ class ProcessPool implements ExecutorPool {
       return;
     }
     const calls = [...executor.calls.values()];
-    if (slot.executor === executor) {
+    const slot = this.#slots.find((slot) => slot.executor === executor);
+    if (slot !== undefined) {
       slot.executor = null;
       if (expected !== undefined) this.#startFailed(slot, exit.text, exit.lines);
       else this.#start(slot);
@@ -831,7 +853,8 @@ class ProcessPool implements ExecutorPool {
   #seceded(placed: Placed, executor: Executor, computeDuration: number): void {
     const { secededMax = SECEDED_MAX } = this.#options;
     const { key, runId } = placed.call;
-    const others = this.#processes.size - this.#slots.filter((slot) => slot.executor !== null).length;
+    const slots = this.#slots.filter((slot) => slot.executor !== null).length;
+    const others = this.#processes.size - slots - this.#spares.size;
     if (others >= secededMax) {
       return this.abort(
         key,
@@ -850,8 +873,10 @@ class ProcessPool implements ExecutorPool {
     this.#settle(placed);
     if (slot !== null && slot.calls.length > 0) this.#lookSoon();
     this.#listener.ended(placed.call.key, placed.call.runId, outcome);
-    // The process of a seceded call ends with it: its slot has another one.
-    if (executor.calls.size === 0 && !this.#slots.some((slot) => slot.executor === executor)) executor.kill();
+    // After a seceded call: its slot has another process.
+    if (executor.calls.size === 0 && !this.#slots.some((slot) => slot.executor === executor)) {
+      this.#spare(executor);
+    }
   }
 
   #endFailed(placed: Placed, error: ErrorData): void {
@@ -877,6 +902,7 @@ class ProcessPool implements ExecutorPool {
   async #close(): Promise<void> {
     clearTimeout(this.#moveTimer);
     clearTimeout(this.#lookTimer);
+    for (const executor of this.#spares.keys()) this.#unspare(executor);
     for (const { timer } of this.#expected.values()) clearTimeout(timer);
     for (const placed of this.#calls.values()) clearTimeout(placed.abortTimer);
     this.#ready.reject(new DaskError("Cannot wait for executors: their pool was closed"));
