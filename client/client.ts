@@ -57,9 +57,9 @@ import {
 import { readSchedulerInfo, type SchedulerInfo } from "./identity.ts";
 import type { ClientEvent, Key, SubmittedTask, Want } from "./machine/events.ts";
 import type { Diagnosis, News, WorkerInfo } from "./messages.ts";
-import type { SubmittingTask } from "./wire.ts";
 import { checkOptions, NO_OPTIONS, RETRIES_WITH_RETRY_ON, tell } from "./options.ts";
 import { stderrLogger } from "./stderr_logger.ts";
+import type { SubmittingTask } from "./wire.ts";
 
 export type { SchedulerInfo, WorkerInfo };
 
@@ -127,15 +127,31 @@ export async function connect(options: string | ConnectOptions = {}): Promise<Cl
   return client;
 }
 
+/** What {@linkcode openClient} gives. */
+export interface OpenedClient {
+  readonly client: Client;
+  /** Rejects as {@linkcode connect} does. */
+  readonly connected: Promise<void>;
+  /** False once it was closed, or its scheduler lost. */
+  readonly isOpen: () => boolean;
+  /** As {@linkcode Client.reset}; those who wait hear `reason`. */
+  readonly giveUp: (reason: string) => Promise<void>;
+}
+
 /** A client that may be used while it is still connecting: what is submitted is sent once the connection stands. */
 export function openClient(
   options: string | ConnectOptions = {},
   parts: ClientParts = {},
-): { readonly client: Client; readonly connected: Promise<void>; readonly isOpen: () => boolean } {
+): OpenedClient {
   const core = new Core(readConnectOptions(options), parts);
   const connected = core.connect();
   connected.catch(() => {});
-  return { client: new Client(core, null), connected, isOpen: () => core.ended === null };
+  return {
+    client: new Client(core, null),
+    connected,
+    isOpen: () => core.ended === null,
+    giveUp: (reason) => core.giveUp(reason),
+  };
 }
 
 function readConnectOptions(options: unknown): ConnectOptions {
@@ -297,6 +313,12 @@ class Core implements KeyOwner {
     });
     if (signal === undefined) return await there;
     await abortable(there, signal, () => this.actor.ref.tell("stop-waiting", { number }));
+  }
+
+  async giveUp(reason: string): Promise<void> {
+    this.open("reset");
+    this.happened({ type: "reset", reason });
+    await this.settled();
   }
 
   close(): Promise<void> {
@@ -762,9 +784,7 @@ export class Client implements Executor {
 
   /** Gives up everything that this client wants: its futures are cancelled, its data may go. Workers stay. */
   async reset(): Promise<void> {
-    this.#core.open("reset");
-    this.#core.happened({ type: "reset" });
-    await this.#core.settled();
+    await this.#core.giveUp("the client was reset");
   }
 
   /**

@@ -512,7 +512,9 @@ export async function wait(futures: Iterable<Future<unknown>>, options: WaitOpti
     until === "first" || (until === "error" && status !== "finished");
   for (const state of states) {
     if (state.isDone) {
-      if (isEnough(state)) enough = true;
+      if (!isEnough(state)) continue;
+      enough = true;
+      done.resolve();
       continue;
     }
     if (state.owner.ended !== null) done.reject(state.owner.ended);
@@ -525,8 +527,8 @@ export async function wait(futures: Iterable<Future<unknown>>, options: WaitOpti
     });
     unlisten.push(stop);
   }
-  if (pending === 0 || enough) done.resolve();
-  else for (const { owner } of states) owner.waits();
+  if (pending === 0) done.resolve();
+  else if (!enough) { for (const { owner } of states) owner.waits(); }
   try {
     await (signal === undefined ? done.promise : abortable(done.promise, signal));
   } finally {

@@ -118,11 +118,6 @@ class SourceCode implements Code {
   }
 }
 
-/** The bundle behind an `import.meta.url`, inside a task of a worker. */
-function loadedBundle(url: string): LoadedBundle | undefined {
-  return (globalThis as { [LOADED_BUNDLES]?: ReadonlyMap<string, LoadedBundle> })[LOADED_BUNDLES]?.get(url);
-}
-
 function sourceCode(fn: unknown, by: string): SourceCode {
   if (typeof fn !== "function") {
     throw new TypeError(`Cannot make a task of ${describe(fn)}: ${by} expects a function`);
@@ -298,6 +293,11 @@ class ExportCode implements Code {
   }
 }
 
+/** The bundle behind an `import.meta.url`, inside a task of a worker. */
+function loadedBundle(url: string): LoadedBundle | undefined {
+  return (globalThis as { [LOADED_BUNDLES]?: ReadonlyMap<string, LoadedBundle> })[LOADED_BUNDLES]?.get(url);
+}
+
 function parseIntegrity(integrity: string): string {
   const hex = /^sha256=([0-9a-fA-F]{64})$/.exec(integrity)?.[1];
   if (hex !== undefined) return hex.toLowerCase();
@@ -402,7 +402,8 @@ export function op<A extends unknown[], R>(
  *
  * A `file:` module travels as one bundle with its local imports, made once per call of `tasks` when a key or a
  * submission first needs it; it names `npm:` and `jsr:` packages by the import map of its own project. Other modules are
- * named by their URL. Inside a task `tasks(import.meta.url)` are those of its own module. A bundle or URL that is not there, or has no such export, is refused at the submission.
+ * named by their URL. Inside a task `tasks(import.meta.url)` are those of its own module. A bundle or URL that is not
+ * there, or has no such export, is refused at the submission.
  *
  * @throws {TypeError} When `module` is not an absolute URL.
  * @example

@@ -6,6 +6,7 @@ import { op, task, TaskError, tasks } from "../../mod.ts";
 import type { Current } from "../../worker/execute/current.ts";
 import { errorsInLog, sharedScheduler, startScheduler } from "../support/scheduler.ts";
 import { pythonClient } from "../worker/python_client.ts";
+import { sourceCall, TestPool } from "../worker/execute/specs.ts";
 import { cluster, until } from "./cluster.ts";
 
 const scheduler = await sharedScheduler();
@@ -299,6 +300,20 @@ Deno.test("a worker without net for its tasks says so, and the task fails", asyn
   const error = await assertRejects(() => future.result(), TaskError);
   assertStringIncludes(error.message, `lacks the permission "net"`);
   assertStringIncludes(error.message, `net=${here.replace("tcp://", "")}`);
+});
+
+Deno.test("a task that cannot wait, because too many do, is told so", async () => {
+  await using own = await startScheduler();
+  await using test = new TestPool({ scheduler: own.address, secededMax: 1, graceMs: 20_000 });
+  const waits = async () => await (await current().client()).submit(() => 1, []).result();
+  test.pool.place(sourceCall("one", waits));
+  await test.until(() => test.story().includes("seceded one"));
+  const { exceptionText } = await test.failure(sourceCall("two", waits));
+  assertStringIncludes(exceptionText, "as 1 tasks of this worker do already");
+  test.pool.abort("one", 1, "nobody wants it");
+  const outcome = await test.ended("one");
+  assert(outcome.type === "failed");
+  assertStringIncludes(outcome.exceptionText, "nobody wants it");
 });
 
 // --- Ends ---

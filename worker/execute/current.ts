@@ -110,7 +110,8 @@ export function setCurrent(task: Current | undefined): void {
  * ```
  */
 export class Reschedule extends Error {
-  override name = "Reschedule";
+  /** By this it is known. */
+  override readonly name: string = "Reschedule";
 }
 
 /** Whether what a task threw is a {@linkcode Reschedule}, of whatever copy of this module or realm: its name says so. */

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import type { Client } from "../../client/client.ts";
+import type { Client, OpenedClient } from "../../client/client.ts";
 import { parseAddress } from "../../protocol/address.ts";
 import { DaskError } from "../../protocol/errors.ts";
 
@@ -19,17 +19,11 @@ export interface InsideTask {
   readonly secede: () => void;
 }
 
-interface Opened {
-  readonly client: Client;
-  /** False once somebody closed it, or the scheduler was lost. */
-  readonly isOpen: () => boolean;
-}
-
 /** See the law of this file. */
 export class InsideClient {
   readonly #scheduler: string | null;
   readonly #running: () => InsideTask | null;
-  #opened: Promise<Opened> | null = null;
+  #opened: Promise<OpenedClient> | null = null;
   /** Whether the running task may have futures. */
   #used = false;
 
@@ -58,19 +52,19 @@ export class InsideClient {
   }
 
   /**
-   * Gives up all futures: those who wait are refused. Null when there is nothing to give up.
+   * Gives up all futures: those who wait are refused for this reason. Null when there is nothing to give up.
    */
-  release(): Promise<void> | null {
+  release(reason: string): Promise<void> | null {
     if (this.#opened === null || !this.#used) return null;
     this.#used = false;
-    return this.#opened.then(({ client }) => client.reset()).catch(() => {}); // closed already, or lost
+    return this.#opened.then(({ giveUp }) => giveUp(reason)).catch(() => {}); // closed already, or lost
   }
 
-  #forget(opened: Promise<Opened>): void {
+  #forget(opened: Promise<OpenedClient>): void {
     if (this.#opened === opened) this.#opened = null;
   }
 
-  async #open(): Promise<Opened> {
+  async #open(): Promise<OpenedClient> {
     const address = this.#scheduler;
     if (address === null) {
       throw new DaskError("Cannot give this task a client: its worker did not name a scheduler");
@@ -84,7 +78,7 @@ export class InsideClient {
       );
     }
     const { openClient }: typeof import("../../client/client.ts") = await import(CLIENT);
-    const { client, connected, isOpen } = openClient({ address, name: "task" }, {
+    const opened = openClient({ address, name: "task" }, {
       inside: {
         task: () => {
           this.#used = true;
@@ -94,11 +88,11 @@ export class InsideClient {
       },
     });
     try {
-      await connected;
+      await opened.connected;
     } catch (error) {
-      await client.close();
+      await opened.client.close();
       throw error;
     }
-    return { client, isOpen };
+    return opened;
   }
 }

@@ -89,7 +89,7 @@ class Executor {
       case "abort":
         if (this.#running?.seq !== record[1]) break;
         this.#running.abort(record[2]);
-        this.#inside.release();
+        this.#inside.release(record[2]);
         break;
       case "forget":
         this.#kept.forget(record[1]);
@@ -299,7 +299,7 @@ class RunningTask implements Current {
   /** The function has ended: says what was held back, and gives up what it holds of others. Null: there is nothing to wait for. */
   leave(): Promise<void> | null {
     this.#progress?.flush();
-    return this.#inside.release();
+    return this.#inside.release("the task that submitted it has ended");
   }
 
   tellStarted(): void {
