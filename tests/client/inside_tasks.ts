@@ -28,7 +28,9 @@ export async function onlyIn(pid: number, file: string): Promise<number> {
 
 /** Adds on the cluster. */
 export async function addsThere(a: number, b: number): Promise<number> {
-  const client = await current().client();
+  const { client: connect, progress } = current();
+  progress(0, 1);
+  const client = await connect();
   return await client.submit(op((x: number, y: number) => x + y, a, b)).result();
 }
 

@@ -2,7 +2,7 @@
  * Tasks that ask about themselves, say something, and start tasks, on workers at the real scheduler.
  */
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
-import { op, task, TaskError, tasks } from "../../mod.ts";
+import { connect, op, startWorker, task, TaskError, tasks } from "../../mod.ts";
 import type { Current } from "../../worker/execute/current.ts";
 import { errorsInLog, sharedScheduler, startScheduler } from "../support/scheduler.ts";
 import { pythonClient } from "../worker/python_client.ts";
@@ -198,6 +198,18 @@ Deno.test("a module's task uses op of mod.ts and a client together", async () =>
   assertEquals(await future.result(), 42);
 });
 
+Deno.test("a task that Python named starts tasks, and says how far it is, under a key that is a tuple", async () => {
+  await using _ = await cluster(here, 1);
+  const url = new URL("./inside_tasks.ts", import.meta.url).href;
+  const answer = await python.run(`
+fn = methodcaller("deno:${url}#addsThere")
+future = client.submit(fn, 20, 22, key=("inside-tuple", 1))
+value = future.result()
+until(lambda: any(e["key"] == ("inside-tuple", 1) for _, e in client.get_events("dask-ts-progress")))
+return value`);
+  assertEquals(answer, 42);
+});
+
 Deno.test("a module's task submits further tasks of its own module", async () => {
   await using c = await cluster(here, 1);
   using future = c.client.submit(t.powerOfTwo(5));
@@ -339,6 +351,29 @@ return client.run_on_scheduler(lambda dask_scheduler: [
   assertEquals((await process!.ended).code, 0);
   assertEquals(endless.status, "pending");
   await endless.cancel();
+});
+
+Deno.test("a worker that closes aborts the signals of its tasks", async () => {
+  const file = await Deno.makeTempFile();
+  try {
+    await using client = await connect(here);
+    await using worker = await startWorker({ address: here, slots: 1 });
+    using future = client.submit(op((file: string) =>
+      new Promise((_, reject) => {
+        const { signal } = current();
+        signal.addEventListener("abort", () => {
+          Deno.writeTextFileSync(file, signal.reason.message);
+          reject(signal.reason);
+        });
+        Deno.writeTextFileSync(file, "began");
+      }), file));
+    await until(async () => await Deno.readTextFile(file) === "began");
+    await worker.close();
+    assertEquals(await Deno.readTextFile(file), "its worker ends");
+    await future.cancel();
+  } finally {
+    await Deno.remove(file);
+  }
 });
 
 Deno.test("the scheduler found nothing to complain about", async () => {
