@@ -59,7 +59,8 @@ export interface FinishedBundle {
 }
 
 /**
- * Puts packages in the place of bare specifiers and the executor's own modules in the place of this package, drops  the sources from the source map, and reads the exports.
+ * Puts packages in the place of bare specifiers and the executor's own modules in the place of this package, drops the
+ * sources from the source map, and reads the exports.
  */
 export function finishBundle(text: string, packages: PackageMap, url: string): FinishedBundle {
   const program = parseModule(text, url);
