@@ -17,7 +17,7 @@ export * from "./client/mod.ts";
 export * from "./dispatch/mod.ts";
 export { startWorker, type WorkerEnd, type WorkerHandle, type WorkerOptions } from "./worker/mod.ts";
 export type { WorkerStatus } from "./worker/machine/events.ts";
-export { type Current, current } from "./worker/execute/current.ts";
+export { type Current, current, Reschedule } from "./worker/execute/current.ts";
 export type { TaskPermissionKind, TaskPermissions } from "./worker/execute/permissions.ts";
 export type { Logger, LogLevel } from "./base/log.ts";
 export { NDArray, type TypedArray } from "./protocol/nd_array.ts";

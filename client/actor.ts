@@ -20,7 +20,7 @@ import type { ClientEvent } from "./machine/events.ts";
 import type { Instruction, Notice } from "./machine/instructions.ts";
 import { ClientMachine } from "./machine/machine.ts";
 import type { Arrived, ClientCalls, Diagnosis, News, WorkerInfo } from "./messages.ts";
-import { readFromScheduler, type StreamMemory, writeToScheduler } from "./wire.ts";
+import { readFromScheduler, type StreamMemory, type SubmittingTask, writeToScheduler } from "./wire.ts";
 
 /** How often the scheduler hears from us, ms, until it says otherwise. */
 const HEARTBEAT_MS = 5_000;
@@ -50,6 +50,8 @@ export interface ClientActorOptions {
   readonly lost: (error: Error) => void;
   /** Checks the machine's invariants all the time. For tests. */
   readonly validate?: boolean;
+  /** The task that submits, when graphs come from inside of one. Default: none. */
+  readonly submittingTask?: () => SubmittingTask | null;
 }
 
 /** The client actor, as its owner holds it. */
@@ -249,7 +251,9 @@ class Shell {
     for (const instruction of instructions) {
       switch (instruction.type) {
         case "send":
-          for (const message of instruction.messages) this.#stream?.sendBatched(writeToScheduler(message));
+          for (const message of instruction.messages) {
+            this.#stream?.sendBatched(writeToScheduler(message, this.#options.submittingTask));
+          }
           break;
         case "notify":
           this.#options.tell(instruction.notices.map((notice) => withValue(notice, values)));

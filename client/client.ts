@@ -77,6 +77,7 @@ import type { ClientEvent, Key, SubmittedTask, Want } from "./machine/events.ts"
 import type { Diagnosis, News, WorkerInfo } from "./messages.ts";
 import { checkOptions, NO_OPTIONS, RETRIES_WITH_RETRY_ON, tell } from "./options.ts";
 import { stderrLogger } from "./stderr_logger.ts";
+import type { SubmittingTask } from "./wire.ts";
 
 export type { SchedulerInfo, WorkerInfo };
 
@@ -108,6 +109,16 @@ export interface ClientParts {
   readonly transport?: Transport;
   /** Checks the machine's invariants all the time. */
   readonly validate?: boolean;
+  /** The client lives inside of tasks. */
+  readonly inside?: InsideParts;
+}
+
+/** What a client inside of tasks asks and tells. */
+export interface InsideParts {
+  /** The task that runs now, or null. */
+  readonly task: () => SubmittingTask | null;
+  /** The task begins to wait for another. */
+  readonly waits: () => void;
 }
 
 /**
@@ -136,15 +147,31 @@ export async function connect(options: string | ConnectOptions = {}): Promise<Cl
   return client;
 }
 
+/** What {@linkcode openClient} gives. */
+export interface OpenedClient {
+  readonly client: Client;
+  /** Rejects as {@linkcode connect} does. */
+  readonly connected: Promise<void>;
+  /** False once it was closed, or its scheduler lost. */
+  readonly isOpen: () => boolean;
+  /** As {@linkcode Client.reset}; those who wait hear `reason`. */
+  readonly giveUp: (reason: string) => Promise<void>;
+}
+
 /** A client that may be used while it is still connecting: what is submitted is sent once the connection stands. */
 export function openClient(
   options: string | ConnectOptions = {},
   parts: ClientParts = {},
-): { readonly client: Client; readonly connected: Promise<void> } {
+): OpenedClient {
   const core = new Core(readConnectOptions(options), parts);
   const connected = core.connect();
   connected.catch(() => {});
-  return { client: new Client(core, null), connected };
+  return {
+    client: new Client(core, null),
+    connected,
+    isOpen: () => core.ended === null,
+    giveUp: (reason) => core.giveUp(reason),
+  };
 }
 
 function readConnectOptions(options: unknown): ConnectOptions {
@@ -180,6 +207,7 @@ class Core implements KeyOwner {
   readonly #transport: Transport;
   readonly #timeoutMs: number;
   readonly #signal: AbortSignal | undefined;
+  readonly #inside: InsideParts | null;
   readonly #end = new AbortController();
   /** All and only keys that are wanted: by futures, or because they are code that later tasks will need. */
   readonly states = new Map<Key, KeyState>();
@@ -203,6 +231,7 @@ class Core implements KeyOwner {
     this.logger = logger;
     this.#timeoutMs = timeout;
     this.#signal = signal;
+    this.#inside = parts.inside ?? null;
     this.#transport = parts.transport ?? (options.tls === undefined ? tcp : tlsTransport(options.tls));
     this.scheduler = new RpcPool(this.#transport, { timeoutMs: timeout });
     this.#workers = new RpcPool(this.#transport, { timeoutMs: WORKER_CONNECT_MS });
@@ -214,6 +243,7 @@ class Core implements KeyOwner {
       logger,
       clock: systemClock,
       validate: parts.validate ?? false,
+      submittingTask: parts.inside?.task ?? (() => null),
       tell: (news) => this.#hear(news),
       heard: (topic, event) => this.#listeners.get(topic)?.forEach((hear) => hear(event)),
       lost: (error) => this.#lose(error),
@@ -246,6 +276,10 @@ class Core implements KeyOwner {
   open(call: string): void {
     if (this.#ended !== null) throw this.#ended;
     if (this.#closed !== null) throw new DaskError(`Cannot ${call}: the client is closed; connect again`);
+  }
+
+  waits(): void {
+    this.#inside?.waits();
   }
 
   happened(event: ClientEvent): void {
@@ -333,6 +367,12 @@ class Core implements KeyOwner {
     });
     if (signal === undefined) return await there;
     await abortable(there, signal, () => this.actor.ref.tell("stop-waiting", { number }));
+  }
+
+  async giveUp(reason: string): Promise<void> {
+    this.open("reset");
+    this.happened({ type: "reset", reason });
+    await this.settled();
   }
 
   close(): Promise<void> {
@@ -910,9 +950,7 @@ export class Client implements Executor {
 
   /** Gives up everything that this client wants: its futures are cancelled, its data may go. Workers stay. */
   async reset(): Promise<void> {
-    this.#core.open("reset");
-    this.#core.happened({ type: "reset" });
-    await this.#core.settled();
+    await this.#core.giveUp("the client was reset");
   }
 
   /**
@@ -1081,6 +1119,7 @@ export class Client implements Executor {
       try {
         while (!stopped) {
           if (pending + ready.filter((future) => future.status !== "pending").length >= maxPending) {
+            this.#core.waits();
             await changed.promise;
             continue;
           }

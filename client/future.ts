@@ -24,6 +24,8 @@ export interface KeyOwner {
   readonly schedulerVersion: string;
   /** Why nothing can be asked any more, or null. */
   readonly ended: Error | null;
+  /** Somebody here begins to wait for a task. */
+  waits(): void;
   /** Tells the actor, with all else that happens in this turn. */
   happened(event: ClientEvent): void;
   /** Resolves when the actor has done all that was told. */
@@ -113,6 +115,7 @@ export class KeyState {
     }
     const { ended } = this.owner;
     if (ended !== null) return Promise.reject(ended);
+    this.owner.waits();
     if (this.#value === null) {
       this.#value = Promise.withResolvers();
       this.#value.promise.catch(() => {}); // those who wait hear of it
@@ -464,7 +467,9 @@ export function asCompleted<T>(
             if (!state.isDone) throw state.owner.ended;
             return { done: false, value: future };
           }
-          if (waiting.size === 0) return { done: true, value: undefined };
+          const [next] = waiting.keys();
+          if (next === undefined) return { done: true, value: undefined };
+          stateOf(next, "asCompleted's future").owner.waits();
           wake = Promise.withResolvers();
           await (signal === undefined ? wake.promise : abortable(wake.promise, signal));
         }
@@ -502,11 +507,14 @@ export async function wait(futures: Iterable<Future<unknown>>, options: WaitOpti
   const done = Promise.withResolvers<void>();
   const unlisten: (() => void)[] = [];
   let pending = 0;
+  let enough = false;
   const isEnough = ({ status }: KeyState): boolean =>
     until === "first" || (until === "error" && status !== "finished");
   for (const state of states) {
     if (state.isDone) {
-      if (isEnough(state)) done.resolve();
+      if (!isEnough(state)) continue;
+      enough = true;
+      done.resolve();
       continue;
     }
     if (state.owner.ended !== null) done.reject(state.owner.ended);
@@ -520,6 +528,7 @@ export async function wait(futures: Iterable<Future<unknown>>, options: WaitOpti
     unlisten.push(stop);
   }
   if (pending === 0) done.resolve();
+  else if (!enough) { for (const { owner } of states) owner.waits(); }
   try {
     await (signal === undefined ? done.promise : abortable(done.promise, signal));
   } finally {

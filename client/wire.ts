@@ -7,7 +7,7 @@
 import { unreachable } from "../base/assert.ts";
 import { type Serialized, serialized } from "../protocol/envelope.ts";
 import { writeExprPayload, writeGraph } from "../protocol/graph_pickle.ts";
-import { keyToWire } from "../protocol/key.ts";
+import { type Key, keyToWire } from "../protocol/key.ts";
 import {
   type Fields,
   readArray,
@@ -132,11 +132,28 @@ function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
   return true;
 }
 
-/** Writes one message for the stream. */
-export function writeToScheduler(message: ToScheduler): Readonly<Record<string, unknown>> {
+/** A task that submits others. */
+export interface SubmittingTask {
+  readonly key: Key;
+  /** How many tasks stand between it and a program: 0 when a program submitted it. */
+  readonly depth: number;
+}
+
+/**
+ * Dask gives all tasks that were submitted by tasks the same precedence, before all others of their priority. Among
+ * them the deeper ones are to go first: each task that waits keeps a process, and so the fewest wait. This stands
+ * between the numbers of two depths; those of one client are far below.
+ */
+const DEPTH_STEP = 1e9;
+
+/** Writes one message for the stream. `submittingTask` gives the task that submits, if one does. */
+export function writeToScheduler(
+  message: ToScheduler,
+  submittingTask: () => SubmittingTask | null = () => null,
+): Readonly<Record<string, unknown>> {
   switch (message.op) {
     case "update-graph":
-      return writeUpdateGraph(message);
+      return writeUpdateGraph(message, submittingTask());
     case "client-releases-keys":
       return { op: message.op, keys: message.keys.map(keyToWire) };
     case "client-desires-keys": {
@@ -153,18 +170,24 @@ export function writeToScheduler(message: ToScheduler): Readonly<Record<string, 
   }
 }
 
-function writeUpdateGraph(message: UpdateGraph): Readonly<Record<string, unknown>> {
+function writeUpdateGraph(
+  message: UpdateGraph,
+  submitting: SubmittingTask | null,
+): Readonly<Record<string, unknown>> {
   const { tasks, priorities } = message;
+  const depth = submitting === null ? 0 : submitting.depth + 1;
   const priority = new Map<string, number>();
-  for (let i = 0; i < tasks.length; i++) priority.set(tasks[i]!.key, priorities[i]!);
+  for (let i = 0; i < tasks.length; i++) priority.set(tasks[i]!.key, priorities[i]! - depth * DEPTH_STEP);
   return {
     op: "update-graph",
     expr_ser: writeExpression(message),
     keys: message.keys.map(keyToWire),
     internal_priority: priority,
-    submitting_task: null,
+    submitting_task: submitting === null ? null : keyToWire(submitting.key),
     span_metadata: {},
-    ...(message.annotations === null ? {} : { annotations: writeAnnotations(message.annotations) }),
+    ...(message.annotations === null && depth === 0
+      ? {}
+      : { annotations: writeAnnotations(message.annotations ?? {}, depth) }),
     stimulus_id: message.stimulusId,
   };
 }
@@ -174,11 +197,12 @@ function writeExpression({ tasks, stimulusId, form }: UpdateGraph): Serialized {
   return serialized(writeExprPayload(writeGraph(tasks, stimulusId, form)));
 }
 
-function writeAnnotations(annotations: Annotations): Readonly<Record<string, unknown>> {
+function writeAnnotations(annotations: Annotations, depth: number): Readonly<Record<string, unknown>> {
   const { workers, allowOtherWorkers, resources, retries, priority, timeout, permissions } = annotations;
   const own = {
     ...(timeout === undefined ? {} : { timeout }),
     ...(permissions === undefined ? {} : { permissions }),
+    ...(depth === 0 ? {} : { depth }),
   };
   return {
     ...(workers === undefined ? {} : { workers }),

@@ -302,6 +302,12 @@ class Run {
       progress: () => {},
       log: () => {},
       secede: () => {},
+      client: () =>
+        Promise.reject(
+          new DaskError(
+            "Cannot give this task a client: it runs in the process of an AsyncExecutor, on no worker",
+          ),
+        ),
     };
     try {
       return fn(...args);

@@ -6,7 +6,13 @@
  */
 import { type AnyNode, parse, type Program } from "./deps.ts";
 import type { ProjectFile } from "./host.ts";
+import { CURRENT_MODULE, PACKAGE_MODULE } from "../protocol/call.ts";
 import { DaskError } from "../protocol/errors.ts";
+
+/** The public face of this package as the bundler names it, wherever a module has it from. Only a name: never imported here. */
+const FACE = nameOfModule(new URL("..", import.meta.url).href + "mod.ts");
+/** What of it is in every executor already. */
+const LIGHT: readonly unknown[] = ["current", "Reschedule"];
 
 /** Bare specifiers of a project and the packages that they stand for. Keys that end in `/` are prefixes. */
 export type PackageMap = ReadonlyMap<string, string>;
@@ -39,7 +45,7 @@ export function readPackages(files: readonly ProjectFile[]): PackageMap {
 
 /** What the bundler must leave as it is. */
 export function externalSpecifiers(packages: PackageMap): string[] {
-  const external = ["npm:*", "jsr:*", "node:*"];
+  const external = ["npm:*", "jsr:*", "node:*", FACE];
   for (const name of packages.keys()) {
     external.push(...name.endsWith("/") ? [`${name}*`] : [name, `${name}/*`]);
   }
@@ -52,22 +58,33 @@ export interface FinishedBundle {
   readonly exports: readonly string[];
 }
 
-/** Puts packages in the place of bare specifiers, drops the sources from the source map, and reads the exports. */
+/**
+ * Puts packages in the place of bare specifiers and the executor's own modules in the place of this package, drops the
+ * sources from the source map, and reads the exports.
+ */
 export function finishBundle(text: string, packages: PackageMap, url: string): FinishedBundle {
   const program = parseModule(text, url);
   const edits: { start: number; end: number; text: string }[] = [];
-  const specifier = (node: AnyNode | null | undefined): void => {
+  const specifier = (node: AnyNode | null | undefined, light = false): void => {
     if (node?.type !== "Literal" || typeof node.value !== "string") return;
-    const target = resolvePackage(node.value, packages);
+    const target = node.value === FACE
+      ? light ? CURRENT_MODULE : PACKAGE_MODULE
+      : resolvePackage(node.value, packages);
     if (target !== null) edits.push({ start: node.start, end: node.end, text: JSON.stringify(target) });
   };
   visit(program, (node) => {
     switch (node.type) {
       case "ImportDeclaration":
+        return specifier(
+          node.source,
+          node.specifiers.every((item) =>
+            item.type === "ImportSpecifier" && LIGHT.includes(nameOf(item.imported))
+          ),
+        );
       case "ExportNamedDeclaration":
       case "ExportAllDeclaration":
       case "ImportExpression":
-        specifier(node.source);
+        return specifier(node.source);
     }
   });
   let finished = text;
@@ -122,6 +139,11 @@ function exportsOf(program: Program): string[] {
     } else names.push(declaration.id.name);
   }
   return names.sort();
+}
+
+/** A module as the bundler names it: a file by its path. */
+function nameOfModule(url: string): string {
+  return url.startsWith("file:") ? decodeURIComponent(new URL(url).pathname) : url;
 }
 
 function nameOf(node: AnyNode): string {

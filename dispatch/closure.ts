@@ -17,7 +17,7 @@ export type Verdict =
   | { readonly ok: false; readonly reason: string; readonly names: readonly string[] };
 
 /** What a task finds in scope besides the globals. */
-const GIVEN = ["current"];
+const GIVEN = ["current", "Reschedule"];
 
 const WAY_OUT = "pass it as an argument, or move the function to a module and use tasks()";
 

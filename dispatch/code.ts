@@ -7,8 +7,8 @@
  */
 import { sha256Hex } from "../base/sha256.ts";
 import { DaskError } from "../protocol/errors.ts";
+import { type FunctionRef, LOADED_BUNDLES, type LoadedBundle } from "../protocol/call.ts";
 import { CODE_KEY_PREFIX } from "../protocol/key.ts";
-import type { FunctionRef } from "../protocol/call.ts";
 import { externalSpecifiers, finishBundle, readExports, readPackages } from "./bundle.ts";
 import { checkClosure, type Verdict } from "./closure.ts";
 import { type CodeHost, denoHost } from "./host.ts";
@@ -156,6 +156,8 @@ type TravelledModule =
 /** One module, read when a key or a submission first needs it. What it is then, it stays: for changes call `tasks` again. */
 class Module {
   readonly url: URL;
+  /** Where it is in this process. */
+  readonly #local: URL;
   readonly #host: CodeHost;
   readonly #integrity: string | null;
   readonly #prebuilt: URL | Uint8Array | null;
@@ -163,11 +165,13 @@ class Module {
   #loaded: Promise<Record<string, unknown>> | undefined;
 
   constructor(url: URL, options: TasksOptions, host: CodeHost) {
-    this.url = url;
+    const running = url.protocol === "blob:" ? loadedBundle(url.href) : undefined;
+    this.url = running === undefined ? url : new URL(running.url);
+    this.#local = url;
     this.#host = host;
     this.#integrity = options.integrity ?? null;
     if (this.#integrity !== null) parseIntegrity(this.#integrity);
-    const { bundle } = options;
+    const { bundle = running?.bytes } = options;
     this.#prebuilt = bundle === undefined ? null : typeof bundle === "string" ? host.locate(bundle) : bundle;
   }
 
@@ -176,7 +180,7 @@ class Module {
   }
 
   load(): Promise<Record<string, unknown>> {
-    return this.#loaded ??= this.#host.load(this.url);
+    return this.#loaded ??= this.#host.load(this.#local);
   }
 
   #prepare(): TravelledModule {
@@ -290,6 +294,11 @@ class ExportCode implements Code {
   }
 }
 
+/** The bundle behind an `import.meta.url`, inside a task of a worker. */
+function loadedBundle(url: string): LoadedBundle | undefined {
+  return (globalThis as { [LOADED_BUNDLES]?: ReadonlyMap<string, LoadedBundle> })[LOADED_BUNDLES]?.get(url);
+}
+
 function parseIntegrity(integrity: string): string {
   const hex = /^sha256=([0-9a-fA-F]{64})$/.exec(integrity)?.[1];
   if (hex !== undefined) return hex.toLowerCase();
@@ -394,7 +403,8 @@ export function op<A extends unknown[], R>(
  *
  * A `file:` module travels as one bundle with its local imports, made once per call of `tasks` when a key or a
  * submission first needs it; it names `npm:` and `jsr:` packages by the import map of its own project. Other modules are
- * named by their URL. A bundle or URL that is not there, or has no such export, is refused at the submission.
+ * named by their URL. Inside a task `tasks(import.meta.url)` are those of its own module. A bundle or URL that is not
+ * there, or has no such export, is refused at the submission.
  *
  * @throws {TypeError} When `module` is not an absolute URL.
  * @example

@@ -63,6 +63,19 @@ export interface FunctionCall {
 export const CALL_PREFIX = "deno:op/";
 /** The prefix of `methodcaller` names that a Python client writes: `deno:<module URL>#<export>[?sha256=…]`. */
 export const MODULE_PREFIX = "deno:";
+/** How a bundle names the public face of this package: the executor's own takes its place. */
+export const PACKAGE_MODULE = "dask-ts:package";
+/** The same for those who want no more than `current` and `Reschedule`, which are there already. */
+export const CURRENT_MODULE = "dask-ts:current";
+/** Where an executor keeps the bundles that it has loaded, a `Map` of {@linkcode LoadedBundle}s by `import.meta.url`. */
+export const LOADED_BUNDLES: unique symbol = Symbol.for("dask.bundles") as never;
+
+/** A bundle in an executor. */
+export interface LoadedBundle {
+  /** The module that it was made of. */
+  readonly url: string;
+  readonly bytes: Uint8Array;
+}
 
 /** The opcodes of a function reference: they do not touch the memo, so they can be put into any pickle. */
 const encodedFunctions = new WeakMap<FunctionRef, Uint8Array>();

@@ -18,6 +18,17 @@ const LAYERS: readonly (readonly [folder: string, may: readonly string[]])[] = [
   ["actors/kernel/", ["base/"]],
   ["actors/store/", ["base/", "protocol/", "comm/comm.ts", "actors/kernel/"]],
   ["actors/peer/", ["base/", "protocol/", "comm/", "actors/kernel/", "actors/store/messages.ts"]],
+  // Where task code runs, which may be a client and may import all of this package.
+  ["worker/execute/", [
+    "base/",
+    "protocol/",
+    "comm/",
+    "actors/",
+    "vendor/",
+    "worker/machine/",
+    "client/",
+    "mod.ts",
+  ]],
   ["worker/", ["base/", "protocol/", "comm/", "actors/", "vendor/"]],
   ["client/", ["base/", "protocol/", "dispatch/", "comm/", "actors/"]],
   ["cluster/", ["base/", "protocol/", "client/", "worker/"]],

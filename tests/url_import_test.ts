@@ -79,17 +79,48 @@ Deno.test("a script that imports mod.ts by URL is a worker, too, and its executo
   await using project = serveProject();
   const { code, stdout, stderr } = await runElsewhere(
     `
-import { connect, op, startWorker } from "${project.origin}/mod.ts";
+import { connect, current, op, startWorker } from "${project.origin}/mod.ts";
 await using worker = await startWorker({ address: Deno.args[0]!, slots: 1 });
 await using client = await connect(Deno.args[0]!);
 using pid = client.submit(op(() => Deno.pid));
 using large = client.submit(op((xs: Float64Array) => xs.length, client.submit(op(() => new Float64Array(100_000)))));
-console.log(JSON.stringify([await pid.result() !== Deno.pid, await large.result()]));
+using nested = client.submit(op(async () => {
+  const client = await current().client();
+  return await client.submit((x: number) => 2 * x, [21]).result();
+}));
+console.log(JSON.stringify([await pid.result() !== Deno.pid, await large.result(), await nested.result()]));
 `,
     [scheduler.address],
   );
-  assertEquals({ code, stdout }, { code: 0, stdout: "[true,100000]\n" }, stderr);
+  assertEquals({ code, stdout }, { code: 0, stdout: "[true,100000,42]\n" }, stderr);
   assert(project.asked.has("/mod.ts"));
   assert(project.asked.has("/worker/execute/main.ts"), [...project.asked].join(" "));
+  assertEquals(await errorsInLog(scheduler), []);
+});
+
+Deno.test("a module that imports mod.ts by URL asks for the current task, and starts tasks, on any worker", async () => {
+  await using scheduler = await startScheduler();
+  await using project = serveProject();
+  await using _ = await workerProcess(scheduler.address, ["--nthreads=1", "--no-nanny"]);
+  const module = `
+import { current, op } from "${project.origin}/mod.ts";
+export async function twice(x: number): Promise<[string, number]> {
+  const client = await current().client();
+  return [current().key, await client.submit(op((x: number) => 2 * x, x)).result()];
+}
+`;
+  const { code, stdout, stderr } = await runElsewhere(
+    `
+import { connect, tasks } from "${project.origin}/mod.ts";
+const url = new URL("./tasks.ts", import.meta.url);
+await Deno.writeTextFile(url, ${JSON.stringify(module)});
+await using client = await connect(Deno.args[0]!);
+using future = client.submit(tasks<{ twice(x: number): Promise<[string, number]> }>(url).twice(21));
+const [key, value] = await future.result();
+console.log(key === future.key, value);
+`,
+    [scheduler.address],
+  );
+  assertEquals({ code, stdout }, { code: 0, stdout: "true 42\n" }, stderr);
   assertEquals(await errorsInLog(scheduler), []);
 });

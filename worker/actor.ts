@@ -10,6 +10,7 @@ import type { StoreCalls } from "../actors/store/messages.ts";
 import { unreachable } from "../base/assert.ts";
 import { keyText } from "../protocol/key.ts";
 import type { Logger } from "../base/log.ts";
+import { Attempts } from "./attempts.ts";
 import type { ExecutorCall, ExecutorListener, ExecutorPool } from "./execute/executor.ts";
 import type { Key, TimerName, WorkerEvent } from "./machine/events.ts";
 import type { Instruction, ToScheduler } from "./machine/instructions.ts";
@@ -26,6 +27,8 @@ export interface WorkerParts {
   readonly logger: Logger;
   /** Queues a message for the scheduler. */
   readonly send: (message: ToScheduler) => void;
+  /** Queues an event for a topic of the scheduler. */
+  readonly sendEvent: (topic: string, message: unknown) => void;
   readonly clock: Clock;
   /** A bug in the machine: the worker can only stop and let the scheduler repair. */
   readonly onCrash: (error: Error) => void;
@@ -38,6 +41,8 @@ interface Call {
   state: "viewing" | "withdrawn while viewing" | "placed";
   /** Lease on the inputs in the store. */
   lease: number | null;
+  /** It is to be stopped: how it ends says nothing about it. */
+  aborted: boolean;
 }
 
 /** Starts the actor. */
@@ -46,6 +51,7 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
   const now = () => clock.now();
   /** All and only calls that were given by `execute` and have not ended. */
   const calls = new Map<string, Call>();
+  const attempts = new Attempts();
   const timers = new Timers<TimerName>(clock, (name, at) => tell({ type: "timer", name, at }));
 
   const actor = spawn<WorkerCalls>("worker", {
@@ -81,7 +87,8 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
       place(call, found);
     },
     ended: ({ key, runId, outcome }) => {
-      endCall(key, runId);
+      const call = endCall(key, runId);
+      if (call?.aborted === false) attempts.ended(key, outcome.type === "succeeded");
       switch (outcome.type) {
         case "succeeded": {
           const { payload, ...rest } = outcome;
@@ -107,6 +114,7 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
           return unreachable(outcome);
       }
     },
+    event: ({ topic, message }) => parts.sendEvent(topic, message),
     withdrawn: ({ key, runId }) => {
       endCall(key, runId);
       handle({ type: "execute-withdrawn", key, runId, at: now() });
@@ -130,7 +138,7 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
       case "withdraw":
         return withdraw(instruction.key, instruction.runId);
       case "abort":
-        return pool.abort(instruction.key, instruction.runId, instruction.reason);
+        return abort(instruction);
       case "fetch":
         return fetch(instruction.peer, instruction.keys);
       case "free":
@@ -152,7 +160,7 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
 
   function execute(instruction: Call["execute"]): void {
     const { key, runId, dependencies } = instruction;
-    const call: Call = { execute: instruction, state: "viewing", lease: null };
+    const call: Call = { execute: instruction, state: "viewing", lease: null, aborted: false };
     calls.set(callId(key, runId), call);
     if (dependencies.length === 0) return place(call, []);
     pipe(
@@ -175,6 +183,7 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
       runId,
       runSpec,
       annotations,
+      attempt: attempts.of(key),
       inputs: found.map((stored) => ({ key: stored.key, id: stored.id, payload: stored.payload })),
     });
   }
@@ -186,17 +195,24 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
     else pool.withdraw(key, runId);
   }
 
+  function abort({ key, runId, reason }: Extract<Instruction, { type: "abort" }>): void {
+    const call = calls.get(callId(key, runId));
+    if (call !== undefined) call.aborted = true;
+    pool.abort(key, runId, reason);
+  }
+
   function forgetWithdrawn(call: Call): void {
     const { key, runId } = call.execute;
     calls.delete(callId(key, runId));
     handle({ type: "execute-withdrawn", key, runId, at: now() });
   }
 
-  function endCall(key: Key, runId: number): void {
+  function endCall(key: Key, runId: number): Call | undefined {
     const call = calls.get(callId(key, runId));
-    if (call === undefined) return;
+    if (call === undefined) return undefined;
     calls.delete(callId(key, runId));
     if (call.lease !== null) store.tell("release", { lease: call.lease });
+    return call;
   }
 
   function fetch(from: string, keys: readonly Key[]): void {
@@ -244,6 +260,7 @@ export function listenerTo(actor: () => Ref<WorkerCalls>, clock: Clock): Executo
     withdrawn: (key, runId) => actor().tell("withdrawn", { key, runId }),
     seceded: (key, runId, computeDuration) =>
       tell({ type: "seceded", key, runId, computeDuration, at: clock.now() }),
+    event: (_key, _runId, topic, message) => actor().tell("event", { topic, message }),
     ended: (key, runId, outcome) => actor().tell("ended", { key, runId, outcome }),
   };
 }

@@ -34,6 +34,11 @@ export type WorkerCalls = {
     readonly ask: { readonly key: Key; readonly runId: number; readonly outcome: Outcome };
     readonly answer: void;
   };
+  /** A call has something to say under a topic of the scheduler. */
+  readonly event: {
+    readonly ask: { readonly topic: string; readonly message: unknown };
+    readonly answer: void;
+  };
   /** A call came back from the pool without having run. */
   readonly withdrawn: { readonly ask: { readonly key: Key; readonly runId: number }; readonly answer: void };
   readonly counts: { readonly ask: Record<never, never>; readonly answer: WorkerCounts };

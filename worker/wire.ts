@@ -243,6 +243,11 @@ function writeStartStops(startstop: { start: number; stop: number } | undefined,
   return [{ action: "compute", start: seconds(start), stop: seconds(stop) }];
 }
 
+/** Writes what a task says under a topic of the scheduler. */
+export function writeLogEvent(topic: string, message: unknown): Record<string, unknown> {
+  return { op: "log-event", topic, msg: message };
+}
+
 /** Writes our status. */
 export function writeStatus(status: WorkerStatus, stimulusId: string): Record<string, unknown> {
   return { op: "worker-status-change", status, stimulus_id: stimulusId };

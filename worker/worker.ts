@@ -39,6 +39,7 @@ import {
   readFromScheduler,
   readRefusable,
   readWhoHas,
+  writeLogEvent,
   writeRefusal,
   writeStatus,
   writeToScheduler,
@@ -191,6 +192,7 @@ class Worker implements WorkerHandle {
       slots: this.slots,
       directory: frames ?? sockets,
       socketDirectory: sockets,
+      scheduler: settings.scheduler,
       listener: listenerTo(() => this.#actor!, systemClock),
       logger,
       ...(settings.permissions === undefined ? {} : { permissions: settings.permissions }),
@@ -242,6 +244,7 @@ class Worker implements WorkerHandle {
       logger,
       clock: systemClock,
       send: (message) => this.#send(writeToScheduler(message, this.#clockMs, this.address)),
+      sendEvent: (topic, message) => this.#send(writeLogEvent(topic, message)),
       onCrash: onCrash("machine"),
     }));
     this.#actor = actor.ref;

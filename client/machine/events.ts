@@ -97,6 +97,8 @@ export interface ValueUnwanted extends Want {
 /** All keys are to be given up. */
 export interface Reset {
   readonly type: "reset";
+  /** Why, for those who wait. */
+  readonly reason: string;
 }
 
 // --- What the scheduler says ---

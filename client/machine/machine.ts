@@ -253,7 +253,7 @@ export class ClientMachine {
       case "value-unwanted":
         return this.#valueUnwanted(event);
       case "reset":
-        return this.#reset();
+        return this.#reset(event.reason);
       case "key-in-memory":
         return this.#keyInMemory(event);
       case "task-erred":
@@ -410,12 +410,12 @@ export class ClientMachine {
     if (task !== undefined && task.want === want) task.valueWanted = false;
   }
 
-  #reset(): void {
+  #reset(reason: string): void {
     this.#tellReleases();
     for (const task of [...this.#tasks.values()]) {
       if (task.want === 0) continue;
       this.#queueRelease([task.key]);
-      this.#end(task, "cancelled", "the client was reset");
+      this.#end(task, "cancelled", reason);
     }
   }
 

@@ -1,8 +1,9 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import type { SubmittedTask } from "../../client/machine/events.ts";
-import { readFromScheduler, writeToScheduler } from "../../client/wire.ts";
+import { readFromScheduler, type SubmittingTask, writeToScheduler } from "../../client/wire.ts";
 import { isSerialized } from "../../protocol/envelope.ts";
 import { ProtocolError } from "../../protocol/errors.ts";
+import { keyFromWire } from "../../protocol/key.ts";
 
 const ID = "Client-1";
 const read = (message: unknown) => readFromScheduler(message, { clientId: ID });
@@ -104,7 +105,7 @@ Deno.test("the client writes what the scheduler expects, field by field", () => 
     annotations: null,
     signature: "",
   };
-  const graph = (annotations: SubmittedTask["annotations"]) =>
+  const graph = (annotations: SubmittedTask["annotations"], submitting: SubmittingTask | null = null) =>
     writeToScheduler({
       op: "update-graph",
       tasks: [task],
@@ -113,7 +114,7 @@ Deno.test("the client writes what the scheduler expects, field by field", () => 
       annotations,
       form: "reconstruct",
       stimulusId: "s-1",
-    });
+    }, () => submitting);
   const plain = graph(null);
   assert(isSerialized(plain["expr_ser"]));
   assertEquals({ ...plain, expr_ser: null }, {
@@ -125,6 +126,12 @@ Deno.test("the client writes what the scheduler expects, field by field", () => 
     span_metadata: {},
     stimulus_id: "s-1",
   });
+  assertEquals(
+    ["submitting_task", "internal_priority", "annotations"].map((name) =>
+      graph(null, { key: keyFromWire(["t", 1]), depth: 1 })[name]
+    ),
+    [["t", 1], new Map([["x", 4 - 2e9]]), { deno: { depth: 2 } }],
+  );
   const annotations = {
     workers: ["tcp://a:1"],
     allowOtherWorkers: true,

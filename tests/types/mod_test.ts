@@ -24,6 +24,7 @@ import {
   type Op,
   op,
   ProtocolError,
+  Reschedule,
   type SchedulerInfo,
   SerializationError,
   startWorker,
@@ -130,6 +131,10 @@ async function contract(client: Client): Promise<void> {
   ok<Eq<Parameters<typeof connect>[0], string | ConnectOptions | undefined>>();
   const signal: AbortSignal = current().signal;
   void signal;
+  const inside: Client = await current().client();
+  void inside;
+  const elsewhere: Error = new Reschedule("not here");
+  void elsewhere;
 
   // Errors form one tree.
   const errors: DaskError[] = [

@@ -11,7 +11,7 @@ import {
 } from "../../worker/heartbeat.ts";
 import { memoryLimitBytes } from "../../worker/options.ts";
 import { LogRing } from "../../worker/rpc.ts";
-import { readFromScheduler, readRefusable, writeToScheduler } from "../../worker/wire.ts";
+import { readFromScheduler, readRefusable, writeLogEvent, writeToScheduler } from "../../worker/wire.ts";
 
 const AT = 1_700_000_000_000;
 
@@ -147,6 +147,7 @@ Deno.test("messages to the scheduler have dask's fields, exactly, and its clock 
   for (const [message, written] of cases) {
     assertEquals(writeToScheduler(message, 0, ""), { ...written, stimulus_id: "s" });
   }
+  assertEquals(writeLogEvent("topic", { n: 1 }), { op: "log-event", topic: "topic", msg: { n: 1 } });
 });
 
 Deno.test("metrics hold all that the scheduler reads, and bandwidth is the mean over transfers", () => {

@@ -21,6 +21,8 @@ export interface ExecutorCall {
   readonly runSpec: RunSpec;
   readonly inputs: readonly Input[];
   readonly annotations: Readonly<Record<string, unknown>>;
+  /** Which try of the task this is, from 1. Default 1. */
+  readonly attempt?: number;
 }
 
 /** How a call ended. Times are milliseconds since the epoch. */
@@ -53,6 +55,8 @@ export interface ExecutorListener {
   withdrawn(key: string, runId: number): void;
   /** The call gave up its slot after `computeDuration` ms. */
   seceded(key: string, runId: number, computeDuration: number): void;
+  /** The call has something to say under a topic of the scheduler: plain data. */
+  event(key: string, runId: number, topic: string, message: unknown): void;
   /** The call ended. `started` was told before. */
   ended(key: string, runId: number, outcome: Outcome): void;
 }

@@ -76,6 +76,7 @@ export class ExecutorProcess<C> {
   /** Store ids of the inputs that it keeps, least recently used first, with their bytes. */
   readonly kept = new Map<number, number>();
   keptBytes = 0;
+  killed = false;
   /** Resolves when the process is gone and all it had to say was read. */
   readonly exited: Promise<Exit>;
   /** Number of the next result file that it will name. */
@@ -136,6 +137,7 @@ export class ExecutorProcess<C> {
 
   /** SIGKILL. Idempotent. */
   kill(): void {
+    this.killed = true;
     try {
       this.#child.kill("SIGKILL");
     } catch { /* gone already */ }

@@ -44,6 +44,7 @@ export type ToExecutor =
     buffers: readonly Uint8Array[],
     inputs: readonly LinkInput[],
     annotations: Readonly<Record<string, unknown>>,
+    attempt: number,
   ]
   | readonly ["abort", seq: number, reason: string]
   /** Drop these kept inputs. */
@@ -78,8 +79,8 @@ export type FromExecutor =
   ]
   | readonly ["rescheduled", seq: number, start: number]
   | readonly ["seceded", seq: number, computeDuration: number]
-  | readonly ["progress", seq: number, done: number, total: number | null]
-  | readonly ["log", seq: number, topic: string, json: string]
+  /** Msgpack for a topic of the scheduler. */
+  | readonly ["event", seq: number, topic: string, message: Uint8Array]
   /** The ledger of this executor makes no sense; it ends itself. */
   | readonly ["damaged"];
 
@@ -99,6 +100,8 @@ export interface ExecutorConfig {
   readonly revoke: readonly Deno.PermissionDescriptor[];
   /** Relative module paths are resolved against this. */
   readonly base: string;
+  /** Address of the scheduler, for clients inside of tasks; null when there is none. */
+  readonly scheduler: string | null;
 }
 
 /** Name of page `page` of an executor's ledger. */

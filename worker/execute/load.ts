@@ -4,9 +4,10 @@
  *
  * @module
  */
-import { CURRENT, type Current } from "./current.ts";
+import { current, Reschedule } from "./current.ts";
 import { DaskError } from "../../protocol/errors.ts";
-import { type FunctionRef, MODULE_PREFIX } from "../../protocol/call.ts";
+import { type FunctionRef, LOADED_BUNDLES, type LoadedBundle, MODULE_PREFIX } from "../../protocol/call.ts";
+import { withOwnModules } from "./own_modules.ts";
 
 /** A function of a user. */
 export type UserFunction = (...args: unknown[]) => unknown;
@@ -72,10 +73,9 @@ export class Loader {
     try {
       value = new Function(
         "current",
+        "Reschedule",
         `"use strict";return (${source}\n)\n//# sourceURL=function-${hash.slice(0, 8)}.js`,
-      )(
-        currentOf,
-      );
+      )(current, Reschedule);
     } catch (cause) {
       throw new DaskError(`Cannot compile the function ${head(source)}: ${messageOf(cause)}`, { cause });
     }
@@ -96,12 +96,27 @@ export class Loader {
       if (actual !== hash) {
         throw new DaskError(`Cannot load the bundle of ${url}: expected SHA-256 ${hash}, got ${actual}`);
       }
-      return await this.#importBytes(bytes, "text/javascript", url, hash);
+      const text = withOwnModules(new TextDecoder().decode(bytes));
+      // Before it runs: it may ask for its own tasks at once.
+      return await this.#importBytes(
+        text,
+        "text/javascript",
+        url,
+        hash,
+        (own) => loaded.set(own, { url, bytes }),
+      );
     });
   }
 
-  async #importBytes(bytes: Uint8Array, type: string, url: string, hash: string): Promise<Namespace> {
-    const blob = URL.createObjectURL(new Blob([bytes as Uint8Array<ArrayBuffer>], { type }));
+  async #importBytes(
+    code: Uint8Array | string,
+    type: string,
+    url: string,
+    hash: string,
+    named?: (own: string) => void,
+  ): Promise<Namespace> {
+    const blob = URL.createObjectURL(new Blob([code as Uint8Array<ArrayBuffer> | string], { type }));
+    named?.(blob);
     this.#aliases.set(blob, `${url}@${hash.slice(0, 8)}`);
     try {
       return await import(blob);
@@ -201,17 +216,12 @@ interface LoadedFile {
   readonly exports: Namespace;
 }
 
+/** What {@linkcode LOADED_BUNDLES} tells of. */
+const loaded = new Map<string, LoadedBundle>();
+(globalThis as { [LOADED_BUNDLES]?: typeof loaded })[LOADED_BUNDLES] = loaded;
+
 /** Where our own frames in stacks come from. */
 const OWN_FOLDER = new URL(".", import.meta.url).href;
-
-/** What `current` is inside a function that travels as source. */
-function currentOf(): Current {
-  const task = (globalThis as { [CURRENT]?: Current })[CURRENT];
-  if (task === undefined) {
-    throw new DaskError("Cannot ask for the current task: this code runs in no task of a worker");
-  }
-  return task;
-}
 
 function readName(name: string, base: string): { url: URL; exported: string; sha256: string | null } {
   const text = name.slice(MODULE_PREFIX.length);

@@ -11,6 +11,7 @@ import { encodeValue, typeOfValue } from "../../protocol/value.ts";
 import { type Current, isReschedule, setCurrent } from "./current.ts";
 import { denoFiles, openLibc, type SharedFiles } from "./files.ts";
 import { KeptInputs } from "./inputs.ts";
+import { InsideClient } from "./inside.ts";
 import { Ledger } from "./ledger.ts";
 import {
   type ExecutorConfig,
@@ -23,6 +24,7 @@ import {
   type ToExecutor,
 } from "./link.ts";
 import { Loader } from "./load.ts";
+import { encodeEvent, Progress, PROGRESS_TOPIC } from "./news.ts";
 import { runTask } from "./run.ts";
 
 type CallRecord = Extract<ToExecutor, readonly ["call", ...unknown[]]>;
@@ -42,6 +44,7 @@ class Executor {
   readonly #ledger: Ledger;
   readonly #loader: Loader;
   readonly #kept = new KeptInputs();
+  readonly #inside: InsideClient;
   readonly #waiting: Waiting[] = [];
   #running: RunningTask | null = null;
   #looping = false;
@@ -56,6 +59,7 @@ class Executor {
       (page) => files.openLedger(ledgerPath(config.directory, config.prefix, page)),
     );
     this.#loader = new Loader(config.base);
+    this.#inside = new InsideClient(config.scheduler, () => this.#running);
   }
 
   /** Works until the worker closes the link. */
@@ -83,7 +87,9 @@ class Executor {
         this.#waiting.push({ record, inputs: this.#take(record, raw) });
         break;
       case "abort":
-        if (this.#running?.seq === record[1]) this.#running.abort(record[2]);
+        if (this.#running?.seq !== record[1]) break;
+        this.#running.abort(record[2]);
+        this.#inside.release(record[2]);
         break;
       case "forget":
         this.#kept.forget(record[1]);
@@ -111,7 +117,7 @@ class Executor {
       // What is known must leave before user code blocks this process, so nothing may be under way in front of it.
       while (this.#link.writing !== null) await this.#link.writing;
       const { record, inputs } = this.#waiting.shift()!;
-      const task = new RunningTask(record, this.#link);
+      const task = new RunningTask(record, this.#link, this.#inside);
       const contest = this.#ledger.contest(task.seq, task.seq, task.start);
       if (contest === "late") continue;
       if (contest === "damaged") return await this.#giveUp();
@@ -132,8 +138,12 @@ class Executor {
           this.#link.flush();
           result = await result;
         }
+        const leaving = task.leave();
+        if (leaving !== null) await leaving;
         this.#succeed(task, result);
       } catch (thrown) {
+        const leaving = task.leave();
+        if (leaving !== null) await leaving;
         if (isReschedule(thrown)) this.#link.push(["rescheduled", task.seq, task.start]);
         else this.#fail(task, thrown);
       }
@@ -226,23 +236,27 @@ class Executor {
   }
 }
 
-/** What `current()` gives. */
+/** What `current()` gives. Its functions are made when they are taken out of it, with what they need inside. */
 class RunningTask implements Current {
   readonly key: string;
   readonly attempt: number;
   readonly seq: number;
   readonly start = Date.now();
   readonly #link: Link<FromExecutor, ToExecutor>;
+  readonly #inside: InsideClient;
+  readonly #annotations: CallRecord[7];
+  #progress: Progress | null = null;
   #abort: AbortController | null = null;
   #toldStarted = false;
   #seceded = false;
 
-  constructor(record: CallRecord, link: Link<FromExecutor, ToExecutor>) {
+  constructor(record: CallRecord, link: Link<FromExecutor, ToExecutor>, inside: InsideClient) {
     this.seq = record[1];
     this.key = record[2];
-    const { attempt } = record[7];
-    this.attempt = typeof attempt === "number" ? attempt : 1;
+    this.#annotations = record[7];
+    this.attempt = record[8];
     this.#link = link;
+    this.#inside = inside;
   }
 
   get signal(): AbortSignal {
@@ -253,24 +267,49 @@ class RunningTask implements Current {
     (this.#abort ??= new AbortController()).abort(new DOMException(reason, "AbortError"));
   }
 
-  progress(done: number, total?: number): void {
-    this.#tell(["progress", this.seq, Number(done), total === undefined ? null : Number(total)]);
+  get progress(): Current["progress"] {
+    this.#progress ??= new Progress(this.key, (message) => this.#event(PROGRESS_TOPIC, message));
+    const progress = this.#progress;
+    return (done, total) => progress.report(done, total);
   }
 
-  log(topic: string, event: unknown): void {
-    this.#tell(["log", this.seq, String(topic), JSON.stringify(event) ?? "null"]);
+  get log(): Current["log"] {
+    return (topic, event) => this.#event(topic, encodeEvent(topic, event));
   }
 
-  secede(): void {
-    if (this.#seceded) return;
-    this.#seceded = true;
-    this.#tell(["seceded", this.seq, Date.now() - this.start]);
+  get secede(): Current["secede"] {
+    return () => {
+      if (this.#seceded) return;
+      this.#seceded = true;
+      this.#tell(["seceded", this.seq, Date.now() - this.start]);
+    };
+  }
+
+  /** As the client of a task notes it on those that it submits. */
+  get depth(): number {
+    const { deno } = this.#annotations;
+    const depth = typeof deno === "object" && deno !== null && "depth" in deno ? deno.depth : 0;
+    return Number.isSafeInteger(depth) && Number(depth) > 0 ? Number(depth) : 0;
+  }
+
+  get client(): Current["client"] {
+    return () => this.#inside.client();
+  }
+
+  /** The function has ended: says what was held back, and gives up what it holds of others. Null: there is nothing to wait for. */
+  leave(): Promise<void> | null {
+    this.#progress?.flush();
+    return this.#inside.release("the task that submitted it has ended");
   }
 
   tellStarted(): void {
     if (this.#toldStarted) return;
     this.#toldStarted = true;
     this.#link.push(["started", this.seq, this.start]);
+  }
+
+  #event(topic: string, message: Uint8Array): void {
+    this.#tell(["event", this.seq, topic, message]);
   }
 
   #tell(record: FromExecutor): void {

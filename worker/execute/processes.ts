@@ -35,6 +35,8 @@ import {
   type TaskPermissions,
   withGrant,
 } from "./permissions.ts";
+import { decodeMsgpack } from "../../protocol/msgpack/mod.ts";
+import { ownFolders } from "./own_modules.ts";
 import { type ExecutorLink, ExecutorProcess, type Exit, removeFile } from "./executor_process.ts";
 
 /** Options of {@linkcode startProcessPool}. */
@@ -61,12 +63,19 @@ export interface ProcessPoolOptions {
   readonly inputCacheBytesMax?: number | undefined;
   /** Flags for V8, as `--max-old-space-size=512`. */
   readonly v8Flags?: readonly string[] | undefined;
+  /** Address of the scheduler, for clients inside of tasks. Default: they can have none. */
+  readonly scheduler?: string | undefined;
+  /** Calls that may go on without a slot at a time: each keeps a process. Default 64. */
+  readonly secededMax?: number | undefined;
 }
 
 /** Default of `graceMs`. */
 export const GRACE_MS = 250;
 /** Default of `inputCacheBytesMax`, per executor. */
 export const INPUT_CACHE_BYTES_MAX = 256 * 1024 * 1024;
+
+/** Default of `secededMax`. */
+export const SECEDED_MAX = 64;
 
 /** Starts of one slot that may fail in a row. */
 const START_FAILURES_MAX = 3;
@@ -78,6 +87,8 @@ const RETRY_MS = 10_000;
 const PLACEMENTS_MAX = 4;
 /** How long after it was sent a call that is told neither as started nor as ended is looked up in the ledger, ms. */
 const LOOK_AFTER_MS = 10;
+/** How long a process whose call seceded and ended is kept for the next slot that needs one, ms. */
+const SPARE_MS = 1_000;
 /** How long an idle slot waits for a fresh call before it takes one that waits elsewhere, ms. */
 const MOVE_AFTER_MS = 1;
 
@@ -149,6 +160,8 @@ class ProcessPool implements ExecutorPool {
   readonly #expected = new Map<string, { executor: Executor; slot: Slot; timer: Timer }>();
   /** All processes that have not ended. Some have no slot any more: they run a call that seceded, or are being ended. */
   readonly #processes = new Set<Executor>();
+  /** Those that have neither slot nor call, and when they end. */
+  readonly #spares = new Map<Executor, Timer>();
   /** Connections that have not said who they are. */
   readonly #strangers = new Set<Deno.Conn>();
   /** Files made of large frames that were in memory, by payload id and frame number. */
@@ -160,6 +173,9 @@ class ProcessPool implements ExecutorPool {
   #moveTimer: Timer | undefined;
   #lookTimer: Timer | undefined;
   #closing: Promise<void> | null = null;
+  /** While closing: calls that run and were told that it is over. */
+  readonly #leaving = new Set<Placed>();
+  readonly #left = Promise.withResolvers<void>();
 
   constructor(options: ProcessPoolOptions) {
     if (!Number.isSafeInteger(options.slots) || options.slots < 1) {
@@ -181,7 +197,8 @@ class ProcessPool implements ExecutorPool {
     const base = currentFolder();
     const libc = Deno.build.os === "linux" && hasWhole("ffi");
     const grants = grantsOf(options.permissions ?? "inherit", base);
-    let flags: readonly string[] = grants.flags;
+    // Task code may import this package, which is loaded when it does.
+    let flags: readonly string[] = withGrant(grants.flags, "read", ownFolders());
     const revoke: Deno.PermissionDescriptor[] = [];
     if (!libc) {
       flags = withGrant(withGrant(flags, "read", [options.directory]), "write", [options.directory]);
@@ -213,7 +230,8 @@ class ProcessPool implements ExecutorPool {
       ...flags,
       main.href,
     ];
-    this.#config = { socket, parent: Deno.pid, directory: options.directory, libc, revoke, base };
+    const { scheduler = null } = options;
+    this.#config = { socket, parent: Deno.pid, directory: options.directory, libc, revoke, base, scheduler };
     this.description =
       `${options.slots} executor process${
         options.slots === 1 ? "" : "es"
@@ -357,7 +375,8 @@ class ProcessPool implements ExecutorPool {
       return;
     }
     const { pickle, buffers } = call.runSpec;
-    link.push(["call", placed.seq, call.key, call.runId, pickle, buffers, inputs, call.annotations]);
+    const { attempt = 1 } = call;
+    link.push(["call", placed.seq, call.key, call.runId, pickle, buffers, inputs, call.annotations, attempt]);
     const gone = evict(executor, this.#keptBytesMax);
     if (gone.length > 0) link.push(["forget", gone]);
     link.flush();
@@ -584,7 +603,7 @@ class ProcessPool implements ExecutorPool {
     this.#processes.add(executor);
     const timer = setTimeout(() => executor.kill(), START_TIMEOUT_MS);
     this.#expected.set(token, { executor, slot, timer });
-    executor.exited.then((exit) => this.#exited(executor, slot, exit));
+    executor.exited.then((exit) => this.#exited(executor, exit));
   }
 
   /** Gives the slot of an executor a fresh one. What has not begun goes elsewhere, what has stays with the old one. */
@@ -600,12 +619,29 @@ class ProcessPool implements ExecutorPool {
         placed.slot = null;
       }
     }
-    this.#start(slot);
+    const [spare] = this.#spares.keys();
+    if (spare === undefined) this.#start(slot);
+    else {
+      this.#unspare(spare);
+      slot.executor = spare;
+    }
     this.#fill();
   }
 
-  #exited(executor: Executor, slot: Slot, exit: Exit): void {
+  /** Keeps a process for a while that has lost its slot to another: the next call that secedes needs one at once. */
+  #spare(executor: Executor): void {
+    if (executor.killed) return;
+    this.#spares.set(executor, setTimeout(() => (this.#unspare(executor), executor.kill()), SPARE_MS));
+  }
+
+  #unspare(executor: Executor): void {
+    clearTimeout(this.#spares.get(executor));
+    this.#spares.delete(executor);
+  }
+
+  #exited(executor: Executor, exit: Exit): void {
     this.#processes.delete(executor);
+    this.#unspare(executor);
     const expected = this.#expected.get(executor.token);
     if (expected !== undefined) {
       clearTimeout(expected.timer);
@@ -616,7 +652,8 @@ class ProcessPool implements ExecutorPool {
       return;
     }
     const calls = [...executor.calls.values()];
-    if (slot.executor === executor) {
+    const slot = this.#slots.find((slot) => slot.executor === executor);
+    if (slot !== undefined) {
       slot.executor = null;
       if (expected !== undefined) this.#startFailed(slot, exit.text, exit.lines);
       else this.#start(slot);
@@ -757,7 +794,8 @@ class ProcessPool implements ExecutorPool {
   }
 
   #handle(executor: Executor, record: FromExecutor, raw: readonly Frame[]): void {
-    if (this.#closing !== null || record[0] === "hello") return;
+    if (this.#closing !== null) return this.#leave(executor, record);
+    if (record[0] === "hello") return;
     if (record[0] === "damaged") {
       this.#logger.log(
         "warning",
@@ -803,16 +841,30 @@ class ProcessPool implements ExecutorPool {
         this.#end(placed, executor, { type: "rescheduled" });
         break;
       case "seceded":
-        this.#replace(executor);
-        this.#listener.seceded(key, runId, record[2]);
+        this.#seceded(placed, executor, record[2]);
         break;
-      case "progress":
-        this.#logger.log("debug", "Task progress", { key, done: record[2], total: record[3] });
-        break;
-      case "log":
-        this.#logger.log("info", `${record[2]}: ${record[3]}`, { key });
+      case "event":
+        this.#listener.event(key, runId, record[2], decodeMsgpack(record[3]));
         break;
     }
+  }
+
+  /** Each call without a slot keeps a process: there is an end to what a machine can take. */
+  #seceded(placed: Placed, executor: Executor, computeDuration: number): void {
+    const { secededMax = SECEDED_MAX } = this.#options;
+    const { key, runId } = placed.call;
+    const slots = this.#slots.filter((slot) => slot.executor !== null).length;
+    const others = this.#processes.size - slots - this.#spares.size;
+    if (others >= secededMax) {
+      return this.abort(
+        key,
+        runId,
+        `it gave up its slot to wait, as ${secededMax} tasks of this worker do already, and each keeps a process; ` +
+          `start fewer tasks from inside of tasks, or more workers`,
+      );
+    }
+    this.#replace(executor);
+    this.#listener.seceded(key, runId, computeDuration);
   }
 
   #end(placed: Placed, executor: Executor, outcome: Outcome): void {
@@ -821,8 +873,10 @@ class ProcessPool implements ExecutorPool {
     this.#settle(placed);
     if (slot !== null && slot.calls.length > 0) this.#lookSoon();
     this.#listener.ended(placed.call.key, placed.call.runId, outcome);
-    // The process of a seceded call ends with it: its slot has another one.
-    if (executor.calls.size === 0 && !this.#slots.some((slot) => slot.executor === executor)) executor.kill();
+    // After a seceded call: its slot has another process.
+    if (executor.calls.size === 0 && !this.#slots.some((slot) => slot.executor === executor)) {
+      this.#spare(executor);
+    }
   }
 
   #endFailed(placed: Placed, error: ErrorData): void {
@@ -848,11 +902,13 @@ class ProcessPool implements ExecutorPool {
   async #close(): Promise<void> {
     clearTimeout(this.#moveTimer);
     clearTimeout(this.#lookTimer);
+    for (const executor of this.#spares.keys()) this.#unspare(executor);
     for (const { timer } of this.#expected.values()) clearTimeout(timer);
     for (const placed of this.#calls.values()) clearTimeout(placed.abortTimer);
     this.#ready.reject(new DaskError("Cannot wait for executors: their pool was closed"));
     this.#server.close();
     for (const conn of this.#strangers) conn.close();
+    await this.#sayGoodbye();
     for (const executor of this.#processes) executor.kill();
     await Promise.all([this.#accepting, ...[...this.#processes].map((executor) => executor.exited)]);
     removeFile(this.#config.socket);
@@ -862,6 +918,30 @@ class ProcessPool implements ExecutorPool {
     this.#spool.clear();
     this.#calls.clear();
     this.#queue.length = 0;
+  }
+
+  /** Calls that run may end by their signal, within the time that any aborted call has. */
+  async #sayGoodbye(): Promise<void> {
+    for (const placed of this.#calls.values()) {
+      const { executor, state } = placed;
+      if (executor === null || state !== "started") continue;
+      this.#leaving.add(placed);
+      executor.link?.push(["abort", placed.seq, "its worker ends"]);
+      executor.link?.flush();
+    }
+    if (this.#leaving.size === 0) return;
+    const timer = setTimeout(this.#left.resolve, this.#graceMs);
+    await this.#left.promise;
+    clearTimeout(timer);
+  }
+
+  /** What an executor says while the pool closes: nobody wants to know, but that a call has ended. */
+  #leave(executor: Executor, record: FromExecutor): void {
+    if (record[0] !== "succeeded" && record[0] !== "failed" && record[0] !== "rescheduled") return;
+    const placed = executor.calls.get(record[1]);
+    if (placed !== undefined && this.#leaving.delete(placed) && this.#leaving.size === 0) {
+      this.#left.resolve();
+    }
   }
 
   #socketDirectory(): string {

@@ -545,7 +545,7 @@ function histories(seed: number): void {
           events.push(random(8) === 0 ? { type: "restart" } : { type: "connected" });
           break;
         case 15:
-          events.push(random(8) === 0 ? { type: "reset" } : { type: "task-retried", key });
+          events.push(random(8) === 0 ? { type: "reset", reason: "reset" } : { type: "task-retried", key });
           break;
       }
       hear(machine.handle(events));

@@ -23,6 +23,7 @@ const pool = startProcessPool({
     },
     withdrawn() {},
     seceded() {},
+    event() {},
     ended(key, _runId, outcome) {
       if (key !== "large" || outcome.type !== "succeeded") {
         throw new Error(`${key}: ${JSON.stringify(outcome)}`);

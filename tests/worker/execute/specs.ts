@@ -151,6 +151,7 @@ export function namedCall(
 export type Told =
   | { readonly type: "started" | "withdrawn"; readonly key: string }
   | { readonly type: "seceded"; readonly key: string; readonly ms: number }
+  | { readonly type: "event"; readonly key: string; readonly topic: string; readonly message: unknown }
   | { readonly type: "ended"; readonly key: string; readonly outcome: Outcome };
 
 /** A pool under test, in its own folder. */
@@ -182,6 +183,7 @@ export class TestPool implements AsyncDisposable {
         started: (key) => tell({ type: "started", key }),
         withdrawn: (key) => tell({ type: "withdrawn", key }),
         seceded: (key, _runId, ms) => tell({ type: "seceded", key, ms }),
+        event: (key, _runId, topic, message) => tell({ type: "event", key, topic, message }),
         ended: (key, _runId, outcome) => tell({ type: "ended", key, outcome }),
       },
       ...rest,
