@@ -7,6 +7,8 @@ import type { Logger } from "../base/log.ts";
 import { type Channel, connectChannel } from "../comm/channel.ts";
 import type { Transport } from "../comm/comm.ts";
 import type { RpcPool } from "../comm/pool.ts";
+import { loadConfig } from "../config/read.ts";
+import { withDefaultScheme } from "../config/settings.ts";
 import { normalizeAddress, SCHEDULER_PORT } from "../protocol/address.ts";
 import { CommClosedError, DaskError } from "../protocol/errors.ts";
 import { readRecord } from "../protocol/read.ts";
@@ -24,6 +26,20 @@ const NEWEST = [2026, 8] as const;
 export interface SchedulerPlace {
   readonly address?: string;
   readonly schedulerFile?: string | URL;
+}
+
+/** Options as given, completed by dask's configuration on this machine. @throws {DaskError} when that makes no sense. */
+export async function withConfig<
+  T extends SchedulerPlace & { readonly timeout?: number; readonly logger?: Logger },
+>(options: T): Promise<T> {
+  const config = await loadConfig(options.logger);
+  const { schedulerAddress, timeouts } = config;
+  const address = options.address ?? (options.schedulerFile === undefined ? schedulerAddress : null);
+  return {
+    ...options,
+    ...(typeof address === "string" ? { address: withDefaultScheme(address, config) } : {}),
+    ...(options.timeout === undefined && timeouts.connectMs !== null ? { timeout: timeouts.connectMs } : {}),
+  };
 }
 
 /**

@@ -7,14 +7,12 @@
 import { type Logger, silent } from "../base/log.ts";
 import { DaskError } from "../protocol/errors.ts";
 import {
-  CONFIG_KEYS,
+  CONFIG_VARIABLES,
   configPlaces,
   type DaskConfig,
   environmentSources,
-  INHERITED,
   readConfig,
   type Source,
-  variableOf,
 } from "./settings.ts";
 
 /**
@@ -44,7 +42,7 @@ function readVariables(skipped: string[]): Record<string, string> {
   const status = Deno.permissions.querySync({ name: "env" });
   if (status.state === "granted" && !status.partial) return Deno.env.toObject();
   const variables: Record<string, string> = {};
-  for (const name of [INHERITED, ...CONFIG_KEYS.map(variableOf)]) {
+  for (const name of CONFIG_VARIABLES) {
     const value = readVariable(name, skipped);
     if (value !== undefined) variables[name] = value;
   }

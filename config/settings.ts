@@ -140,6 +140,11 @@ export function readConfig(sources: readonly Source[]): DaskConfig {
   };
 }
 
+/** An address that has no scheme gets the one of `distributed.comm.default-scheme`, if there is one. */
+export function withDefaultScheme(address: string, { defaultScheme }: DaskConfig): string {
+  return defaultScheme === null || address.includes("://") ? address : `${defaultScheme}://${address}`;
+}
+
 /** The environment variable of a key: `DASK_DISTRIBUTED__WORKER__MEMORY__TARGET`. */
 export function variableOf(key: string): string {
   return `DASK_${key.replaceAll(".", "__").replaceAll("-", "_").toUpperCase()}`;
@@ -174,6 +179,15 @@ export function environmentSources(variables: Readonly<Record<string, string>>):
 
 /** Where dask passes its whole configuration on to processes that it starts. */
 export const INHERITED = "DASK_INTERNAL_INHERIT_CONFIG";
+
+/** All variables that are read. */
+export const CONFIG_VARIABLES: readonly string[] = [
+  "HOME",
+  "DASK_ROOT_CONFIG",
+  "DASK_CONFIG",
+  INHERITED,
+  ...CONFIG_KEYS.map(variableOf),
+];
 
 function inherit(encoded: string): unknown {
   try {

@@ -99,6 +99,8 @@ export interface ExecutorConfig {
   readonly revoke: readonly Deno.PermissionDescriptor[];
   /** Relative module paths are resolved against this. */
   readonly base: string;
+  /** URLs of modules to load before the first task. */
+  readonly preload: readonly string[];
 }
 
 /** Name of page `page` of an executor's ledger. */
