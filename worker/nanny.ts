@@ -6,7 +6,6 @@
  *
  * @module
  */
-import type { Logger } from "../base/log.ts";
 import type { Transport } from "../comm/comm.ts";
 import { RpcPool } from "../comm/pool.ts";
 import { serve, type Server, type ServerReply, type ServerRequest } from "../comm/server.ts";
@@ -14,7 +13,7 @@ import { tcp } from "../comm/tcp.ts";
 import { formatAddress, parseAddress } from "../protocol/address.ts";
 import { DaskError } from "../protocol/errors.ts";
 import { type Fields, readNullable, readNumber, readString } from "../protocol/read.ts";
-import { LogRing } from "./log_ring.ts";
+import type { LogRing } from "./log_ring.ts";
 
 /** Time for the worker's process to end when who asks for it says none, ms; the same as dask's. */
 const KILL_MS = 5_000;
@@ -43,13 +42,12 @@ export interface Nanny extends AsyncDisposable {
   readonly supervisorAddress: string;
 }
 
-/** Begins to answer. `ports` are those to try for the nanny itself. */
+/** Begins to answer. `ports` are those to try for the nanny itself; `log` is what `get_logs` gives. */
 export async function startNanny(
   watcher: Watcher,
-  options: { readonly ports: readonly number[]; readonly logger: Logger; readonly transport?: Transport },
+  options: { readonly ports: readonly number[]; readonly log: LogRing; readonly transport?: Transport },
 ): Promise<Nanny> {
-  const { ports, transport = tcp } = options;
-  const log = new LogRing(options.logger);
+  const { ports, log, transport = tcp } = options;
   const id = `Nanny-${crypto.randomUUID()}`;
   /** For scheduler and clients; listens where the worker does, from when the worker says where that is. */
   let nanny: Server | null = null;

@@ -6,6 +6,7 @@
  * @module
  */
 import type { Logger } from "../base/log.ts";
+import { LogRing } from "./log_ring.ts";
 import type { Watcher } from "./nanny.ts";
 
 /** Exit codes of a worker process, and what the supervisor makes of them. */
@@ -88,6 +89,7 @@ class Watch implements Watcher {
   readonly #worker: WatchedWorker;
   readonly #supervision: Supervision;
   readonly #permissions: readonly string[];
+  readonly #log: LogRing;
   #child: Deno.ChildProcess | null = null;
   /** Resolves when the child of now is gone. */
   #gone: Promise<void> = Promise.resolve();
@@ -103,6 +105,7 @@ class Watch implements Watcher {
     this.#worker = worker;
     this.#supervision = supervision;
     this.#permissions = permissions;
+    this.#log = new LogRing(supervision.logger);
   }
 
   get alive(): boolean {
@@ -111,9 +114,9 @@ class Watch implements Watcher {
 
   /** Resolves to the exit code of the last child. */
   async run(): Promise<number> {
-    const { logger, restart } = this.#supervision;
+    const { restart } = this.#supervision;
     const { startNanny } = restart ? await import("./nanny.ts") : { startNanny: null };
-    await using nanny = await startNanny?.(this, { ports: this.#worker.nannyPorts, logger }) ?? null;
+    await using nanny = await startNanny?.(this, { ports: this.#worker.nannyPorts, log: this.#log }) ?? null;
     let quickDeaths = 0;
     let code = EXIT_ENDED;
     while (!this.#ending) {
@@ -126,11 +129,11 @@ class Watch implements Watcher {
       const how = status.signal === null ? `with code ${status.code}` : `by ${status.signal}`;
       code = next.type === "end" ? next.code : EXIT_ENDED;
       if (next.type === "end") {
-        if (next.code !== EXIT_ENDED) logger.log("error", `The worker ended ${how}`);
+        if (next.code !== EXIT_ENDED) this.#log.log("error", `The worker ended ${how}`);
         break;
       }
       if (next.afterMs === 0) continue;
-      logger.log("warning", `The worker died ${how}, it is started again in ${next.afterMs} ms`);
+      this.#log.log("warning", `The worker died ${how}, it is started again in ${next.afterMs} ms`);
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, next.afterMs);
         this.#endWait = () => (clearTimeout(timer), resolve());
@@ -177,7 +180,7 @@ class Watch implements Watcher {
   }
 
   async kill(timeoutMs: number, reason: string): Promise<void> {
-    this.#supervision.logger.log("info", `Restarting the worker: ${reason}`);
+    this.#log.log("info", `Restarting the worker: ${reason}`);
     this.#asked = true;
     await this.#end(timeoutMs);
   }
@@ -192,7 +195,7 @@ class Watch implements Watcher {
   }
 
   letGo(reason: string): void {
-    this.#supervision.logger.log("info", `The worker is not started again: ${reason}`);
+    this.#log.log("info", `The worker is not started again: ${reason}`);
     this.#ending = true;
     this.#endWait();
   }
