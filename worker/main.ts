@@ -14,8 +14,8 @@ import {
   wordsOf,
   type WorkerFlags,
 } from "./command_line.ts";
+import { EXIT_AGAIN, EXIT_CRASHED, EXIT_ENDED, EXIT_MISUSED, EXIT_REFUSED } from "./exit_codes.ts";
 import { listPorts, sharePorts } from "./ports.ts";
-import { EXIT_AGAIN, EXIT_CRASHED, EXIT_ENDED, EXIT_MISUSED, EXIT_REFUSED } from "./supervisor.ts";
 
 /** Runs the command line; resolves to the exit code. */
 export async function main(words: readonly string[]): Promise<number> {

@@ -6,19 +6,9 @@
  * @module
  */
 import type { Logger } from "../base/log.ts";
+import { EXIT_AGAIN, EXIT_ENDED, EXIT_MISUSED, EXIT_REFUSED } from "./exit_codes.ts";
 import { LogRing } from "./log_ring.ts";
 import type { Watcher } from "./nanny.ts";
-
-/** Exit codes of a worker process, and what the supervisor makes of them. */
-export const EXIT_ENDED = 0;
-/** The scheduler, or something else outside, did not want the worker: again would be the same. */
-export const EXIT_REFUSED = 1;
-/** The command line makes no sense, or permissions are missing. */
-export const EXIT_MISUSED = 2;
-/** A bug ended it. */
-export const EXIT_CRASHED = 70;
-/** Its lifetime is over, and another one is wanted. */
-export const EXIT_AGAIN = 75;
 
 /** A worker that lived shorter than this died quickly, ms. */
 const QUICK_MS = 10_000;
