@@ -72,7 +72,6 @@ const TEXT_FLAGS = [
   "name",
   "host",
   "interface",
-  "protocol",
   "port",
   "worker-port",
   "nanny-port",
@@ -104,6 +103,7 @@ const REFUSED: Readonly<Record<string, string>> = {
   "tls-cert": "TLS is not available yet, use a tcp:// address",
   "tls-key": "TLS is not available yet, use a tcp:// address",
   "scheduler-sni": "TLS is not available yet, use a tcp:// address",
+  "protocol": "the scheme of the scheduler's address decides",
   "dashboard-prefix": "dask deprecated it, pages here have relative links",
   "worker-class": "it names a class of Python",
   "preload-nanny": "a nanny here runs no code of others, use --preload",
@@ -127,7 +127,6 @@ DASK_SCHEDULER_ADDRESS or dask's configuration files say it, else it is this hos
 
   --scheduler-file PATH     File written by dask scheduler --scheduler-file; waited for when it is not there yet
   --death-timeout TIME      Gives up when the scheduler is not reached within it (default: never)
-  --protocol tcp|tls        Scheme of a SCHEDULER without one (default: tcp)
   --host HOST               Host to listen on (default: the one that reaches the scheduler)
   --interface NAME          Network interface whose address is listened on, as eth0
   --worker-port PORT        Port to listen on, or FIRST:LAST to try one after the other (default: any). Also --port
@@ -304,7 +303,7 @@ function readFlags(args: { _: (string | number)[] } & Record<string, unknown>, c
   }
   const dashboardAddress = read(text("dashboard-address"), (address) => (parseHostPort(address), address));
   return compact({
-    address: withProtocol(args._.length === 0 ? undefined : String(args._[0]), text("protocol")),
+    address: args._.length === 0 ? undefined : String(args._[0]),
     schedulerFile: text("scheduler-file"),
     nthreads,
     nworkers,
@@ -334,20 +333,6 @@ function readFlags(args: { _: (string | number)[] } & Record<string, unknown>, c
     supervisor: count("supervisor"),
     supervisorAddress: text("supervisor-address"),
   });
-}
-
-/** The scheme of the scheduler's address is that of everything. */
-function withProtocol(address: string | undefined, protocol: string | undefined): string | undefined {
-  if (protocol === undefined) return address;
-  oneOf("protocol", protocol, ["tcp", "tls"]);
-  if (address === undefined) {
-    throw new RangeError(
-      "Cannot use --protocol without a scheduler's address: the scheme of that address decides",
-    );
-  }
-  const [scheme, rest] = address.includes("://") ? address.split("://") : [protocol, address];
-  if (scheme !== protocol) throw new RangeError(`Cannot use --protocol ${protocol} with ${address}`);
-  return `${protocol}://${rest}`;
 }
 
 function readWorkers(

@@ -6,6 +6,7 @@
  * @module
  */
 import type { Logger } from "../base/log.ts";
+import type { Transport } from "../comm/comm.ts";
 import { EXIT_AGAIN, EXIT_ENDED, EXIT_MISUSED, EXIT_REFUSED } from "./exit_codes.ts";
 import { LogRing } from "./log_ring.ts";
 import type { Watcher } from "./nanny.ts";
@@ -29,6 +30,8 @@ export interface Supervision {
   /** Whether to start a crashed worker again, and to serve restarts. */
   readonly restart: boolean;
   readonly logger: Logger;
+  /** How nannies are reached. Default: TCP. */
+  readonly transport?: Transport;
 }
 
 /** One worker of several. */
@@ -104,9 +107,13 @@ class Watch implements Watcher {
 
   /** Resolves to the exit code of the last child. */
   async run(): Promise<number> {
-    const { restart } = this.#supervision;
+    const { restart, transport } = this.#supervision;
     const { startNanny } = restart ? await import("./nanny.ts") : { startNanny: null };
-    await using nanny = await startNanny?.(this, { ports: this.#worker.nannyPorts, log: this.#log }) ?? null;
+    await using nanny = await startNanny?.(this, {
+      ports: this.#worker.nannyPorts,
+      log: this.#log,
+      ...(transport === undefined ? {} : { transport }),
+    }) ?? null;
     let quickDeaths = 0;
     let code = EXIT_ENDED;
     while (!this.#ending) {

@@ -223,14 +223,6 @@ Deno.test("--listen-address is host and port in one, and told to others", () => 
   assertStringIncludes(misuse("--host=h", "--interface=lo"), "both say where to listen");
 });
 
-Deno.test("--protocol completes the scheduler's address, and must agree with it", () => {
-  assertEquals(flagsOf("h:1", "--protocol", "tcp").address, "tcp://h:1");
-  assertEquals(flagsOf("tls://h:1", "--protocol=tls").address, "tls://h:1");
-  assertEquals(misuse("tcp://h:1", "--protocol=tls"), "Cannot use --protocol tls with tcp://h:1");
-  assertEquals(misuse("h:1", "--protocol=ucx"), 'Cannot read --protocol "ucx": expected tcp, tls');
-  assertStringIncludes(misuse("--protocol=tcp"), "without a scheduler's address");
-});
-
 Deno.test("every flag of dask worker is known and explained, or refused by name with a reason", async () => {
   const { stdout, stderr } = await runPython(`
 from distributed.cli.dask_worker import main

@@ -287,6 +287,33 @@ return [w["resources"], w["local_directory"].startswith("${folder}/files/")]`),
   });
 });
 
+Deno.test("variables reach a worker under a nanny that has only the permissions of deno.json", async () => {
+  await withFolder(async (folder) => {
+    await using own = await startLogged(
+      Deno.execPath(),
+      [
+        ...`run --config=${PROJECT}deno.json -P=worker --no-prompt ${PROJECT}worker/main.ts`.split(" "),
+        ..."--nthreads=1 --name=limited".split(" "),
+      ],
+      {
+        env: {
+          DASK_CONFIG: folder,
+          DASK_SCHEDULER_ADDRESS: scheduler.address,
+          DASK_DISTRIBUTED__WORKER__RESOURCES: "{'GPU': 2}",
+        },
+      },
+    );
+    await logged(own, REGISTERED);
+    assertEquals(
+      await python.run(`
+return next(w["resources"] for w in client.scheduler_info(n_workers=-1)["workers"].values() if w["name"] == "limited")`),
+      { GPU: 2 },
+    );
+    own.kill("SIGTERM");
+    assertEquals((await own.ended).code, 0);
+  });
+});
+
 Deno.test("a configuration that makes no sense ends the worker by file and key", async () => {
   await withFolder(async (folder) => {
     await Deno.writeTextFile(`${folder}/dask.yaml`, "distributed: {worker: {lifetime: {duration: soon}}}\n");
