@@ -17,7 +17,6 @@ export interface WorkerReport {
   readonly description: WorkerDescription;
   readonly figures: Figures;
   readonly latencySeconds: number;
-  readonly ticks: { readonly count: number; readonly longestSeconds: number };
   /** As `get_logs` answers them, with times: newest first. */
   readonly logs: readonly unknown[];
 }
@@ -29,6 +28,8 @@ export interface HttpOptions {
   readonly port: number;
   readonly logger: Logger;
   readonly report: () => Promise<WorkerReport>;
+  /** Ticks of the event loop so far, and the longest time between two since the last call. */
+  readonly ticks: () => { readonly count: number; readonly longestSeconds: number };
   /** First part of the names of metrics. */
   readonly namespace: string;
 }
@@ -78,7 +79,7 @@ export function serveHttp(options: HttpOptions): HttpServer {
   };
 }
 
-async function answer(request: Request, { report, namespace }: HttpOptions): Promise<Response> {
+async function answer(request: Request, { report, ticks, namespace }: HttpOptions): Promise<Response> {
   if (request.method !== "GET" && request.method !== "HEAD") {
     return plain("Only GET and HEAD are answered\n", 405, { allow: "GET, HEAD" });
   }
@@ -87,13 +88,13 @@ async function answer(request: Request, { report, namespace }: HttpOptions): Pro
     case "/health":
       return plain("ok");
     case "/metrics": {
-      const { figures, description, latencySeconds, ticks } = await report();
+      const { figures, description, latencySeconds } = await report();
       const text = writeMetricsPage({
         metrics: writeMetrics(figures),
         namespace,
         slots: description.slots,
         latencySeconds,
-        ticks,
+        ticks: ticks(),
         rss: figures.rss,
       });
       return plain(text, 200, { "content-type": "text/plain; version=0.0.4; charset=utf-8" });

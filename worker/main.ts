@@ -137,7 +137,8 @@ async function runWorker(flags: WorkerFlags, logger: Logger): Promise<number> {
       logger,
     });
     if (supervisorAddress !== undefined) {
-      await (await import("./nanny.ts")).tellRegistered(supervisorAddress);
+      // When it cannot be told, only those who wait for a restart wait longer.
+      (await import("./nanny.ts")).tellRegistered(supervisorAddress).catch(() => {});
     }
     const end = await worker.ended;
     if (end.crashed) return EXIT_CRASHED;

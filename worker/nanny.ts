@@ -14,13 +14,14 @@ import { formatAddress, parseAddress } from "../protocol/address.ts";
 import { DaskError } from "../protocol/errors.ts";
 import { type Fields, readNullable, readNumber, readString } from "../protocol/read.ts";
 import type { LogRing } from "./log_ring.ts";
+import { listenOnFree } from "./ports.ts";
 
 /** Time for the worker's process to end when who asks for it says none, ms; the same as dask's. */
 const KILL_MS = 5_000;
 /** Time for a restart, ms. */
 const RESTART_MS = 30_000;
-/** The watcher answers its own worker within this, ms. */
-const WATCHER_MS_MAX = 10_000;
+/** The watcher answers its own worker within this, ms, also on a machine that has much to do. */
+const WATCHER_MS_MAX = 60_000;
 
 /** The watcher of one worker process. */
 export interface Watcher {
@@ -59,17 +60,12 @@ export async function startNanny(
     const before = nanny === null ? null : parseAddress(nanny.address);
     if (nanny !== null && before?.scheme === scheme && before.host === host) return nanny.address;
     await nanny?.close();
-    nanny = null;
-    for (const [index, port] of ports.entries()) {
-      try {
-        nanny = await serve(transport, formatAddress({ scheme, host, port }), answerNanny, { logger: log });
-        return nanny.address;
-      } catch (error) {
-        const taken = error instanceof Error && error.cause instanceof Deno.errors.AddrInUse;
-        if (!taken || index === ports.length - 1) throw error;
-      }
-    }
-    throw new DaskError("Cannot start a nanny on no port");
+    nanny = null; // should the next line fail
+    nanny = await listenOnFree(
+      ports,
+      (port) => serve(transport, formatAddress({ scheme, host, port }), answerNanny, { logger: log }),
+    );
+    return nanny.address;
   };
   const local = await serve(tcp, "tcp://127.0.0.1:0", async ({ op, fields }) => {
     if (op === "listen") return { reply: await listen(readString(fields["worker"], "listen.worker")) };

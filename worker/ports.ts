@@ -64,3 +64,23 @@ export function parseHostPort(text: string): { readonly host: string | null; rea
   const host = (match[1] ?? "").replace(/^\[|\]$/g, "");
   return { host: host === "" ? null : host, port };
 }
+
+/**
+ * Listens by `listen` on the first port that nobody else has.
+ *
+ * @throws what `listen` threw for the last one, or at once when it was for another reason.
+ */
+export async function listenOnFree<T>(
+  ports: readonly number[],
+  listen: (port: number) => Promise<T>,
+): Promise<T> {
+  for (const [index, port] of ports.entries()) {
+    try {
+      return await listen(port);
+    } catch (error) {
+      const taken = error instanceof Error && error.cause instanceof Deno.errors.AddrInUse;
+      if (!taken || index === ports.length - 1) throw error;
+    }
+  }
+  throw new RangeError("Cannot listen on no port: expected at least one, or 0 for any");
+}

@@ -9,7 +9,7 @@ import type { Logger } from "../base/log.ts";
 import type { Transport } from "../comm/comm.ts";
 import { EXIT_AGAIN, EXIT_ENDED, EXIT_MISUSED, EXIT_REFUSED } from "./exit_codes.ts";
 import { LogRing } from "./log_ring.ts";
-import type { Watcher } from "./nanny.ts";
+import type { Nanny, Watcher } from "./nanny.ts";
 
 /** A worker that lived shorter than this died quickly, ms. */
 const QUICK_MS = 10_000;
@@ -107,13 +107,8 @@ class Watch implements Watcher {
 
   /** Resolves to the exit code of the last child. */
   async run(): Promise<number> {
-    const { restart, transport } = this.#supervision;
-    const { startNanny } = restart ? await import("./nanny.ts") : { startNanny: null };
-    await using nanny = await startNanny?.(this, {
-      ports: this.#worker.nannyPorts,
-      log: this.#log,
-      ...(transport === undefined ? {} : { transport }),
-    }) ?? null;
+    const { restart } = this.#supervision;
+    await using nanny = restart ? await this.#startNanny() : null;
     let quickDeaths = 0;
     let code = EXIT_ENDED;
     while (!this.#ending) {
@@ -140,6 +135,21 @@ class Watch implements Watcher {
     this.#ending = true;
     this.#running.resolve();
     return code;
+  }
+
+  async #startNanny(): Promise<Nanny | null> {
+    const { transport } = this.#supervision;
+    const { startNanny } = await import("./nanny.ts");
+    try {
+      return await startNanny(this, {
+        ports: this.#worker.nannyPorts,
+        log: this.#log,
+        ...(transport === undefined ? {} : { transport }),
+      });
+    } catch (error) {
+      this.#log.log("warning", `Nobody answers restarts of this worker: ${(error as Error).message}`);
+      return null;
+    }
   }
 
   async #runChild(supervisorAddress: string | null): Promise<Deno.CommandStatus> {

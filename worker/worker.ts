@@ -36,6 +36,7 @@ import type { Address, WorkerEvent, WorkerStatus } from "./machine/events.ts";
 import { WorkerMachine } from "./machine/machine.ts";
 import type { WorkerCalls } from "./messages.ts";
 import { readOptions, type WorkerOptions, type WorkerSettings } from "./options.ts";
+import { listenOnFree } from "./ports.ts";
 import { askVersions, type Connection, connectScheduler, register } from "./registration.ts";
 import { answerRpc, type RpcParts, type WorkerDescription } from "./rpc.ts";
 import {
@@ -85,7 +86,10 @@ export interface WorkerHandle extends AsyncDisposable {
   readonly ended: Promise<WorkerEnd>;
   /** Port of the HTTP server with `/health`, `/metrics` and `/info`; `null`: there is none. */
   readonly dashboardPort: number | null;
-  /** Takes no new tasks, hands its data over to other workers, which takes the time it takes, then ends as `close`. */
+  /**
+   * Takes no new tasks, hands its data over to other workers, which takes the time it takes, then ends as `close`. What
+   * still runs then is run again elsewhere.
+   */
   retire(reason?: string): Promise<void>;
   /** Leaves the cluster and ends all its processes. Idempotent. */
   close(reason?: string): Promise<void>;
@@ -159,6 +163,8 @@ class Worker implements WorkerHandle {
   #stopHeartbeats: () => void = () => {};
   #keepAlive: ReturnType<typeof setInterval> | undefined;
   #lifetime: ReturnType<typeof setTimeout> | undefined;
+  /** CPU between the last two heartbeats, percent of one core. */
+  #cpu = 0;
   /** Duration of the last heartbeat, seconds. */
   #latencySeconds = 0;
   /** Set by the first who wants it to retire. */
@@ -276,27 +282,28 @@ class Worker implements WorkerHandle {
       close: (reason) => void this.close(reason),
     };
     answering.resolve({ parts, peer });
-    const figures = async (): Promise<Figures> => {
+    const figures = async (cpu: number): Promise<Figures> => {
       const [counts, stored, transfers] = await Promise.all([
         actor.ref.ask("counts", {}),
         store.ref.ask("usage", {}),
         peer.ref.ask("usage", {}),
       ]);
-      const meter = this.#meter;
       return {
         at: Date.now(),
         counts,
         store: stored,
         peer: transfers,
-        cpu: meter.cpu(),
-        rss: meter.rss(),
-        loopIntervalSeconds: meter.loopIntervalSeconds,
+        cpu,
+        rss: this.#meter.rss(),
+        loopIntervalSeconds: this.#meter.loopIntervalSeconds,
       };
     };
 
     await warm;
     settings.signal?.throwIfAborted();
-    if (settings.dashboard !== null) await this.#serveHttp(settings.dashboard, figures);
+    if (settings.dashboard !== null) {
+      await this.#serveHttp(settings.dashboard, () => figures(this.#cpu));
+    }
     const nanny = await settings.nanny?.(this.#server.address) ?? null;
     const { clockMs, heartbeatMs } = await register(channel, {
       id: this.id,
@@ -317,7 +324,8 @@ class Worker implements WorkerHandle {
     const heartbeats = startHeartbeats({
       intervalMs: heartbeatMs,
       beat: async (signal) => {
-        const current = await figures();
+        this.#cpu = this.#meter.cpu();
+        const current = await figures(this.#cpu);
         const startedAt = performance.now();
         const reply = await this.#rpc.call(settings.scheduler, {
           op: "heartbeat_worker",
@@ -393,20 +401,13 @@ class Worker implements WorkerHandle {
     return { id, address, name, scheduler, status, slots, memoryLimitBytes };
   }
 
-  /** Listens on the first port of the settings that is free. */
-  async #listen(local: string, handler: ServerHandler): Promise<Server> {
+  #listen(local: string, handler: ServerHandler): Promise<Server> {
     const { host, ports, transport } = this.#settings;
     const options = { allocate: storeAllocator(this.#directories.frames), writeFailure, logger: this.#log };
-    for (const [index, port] of ports.entries()) {
+    return listenOnFree(ports, (port) => {
       const address = formatAddress({ ...parseAddress(local), ...(host === null ? {} : { host }), port });
-      try {
-        return await serve(transport, address, handler, options);
-      } catch (error) {
-        const taken = error instanceof Error && error.cause instanceof Deno.errors.AddrInUse;
-        if (!taken || index === ports.length - 1) throw error;
-      }
-    }
-    throw new RangeError("Cannot listen on no port");
+      return serve(transport, address, handler, options);
+    });
   }
 
   async #serveHttp(
@@ -422,9 +423,9 @@ class Worker implements WorkerHandle {
         description: this.#describe(),
         figures: await figures(),
         latencySeconds: this.#latencySeconds,
-        ticks: this.#meter.ticks(),
         logs: this.#log.newestFirst(0, Infinity, true),
       }),
+      ticks: () => this.#meter.ticks(),
       namespace: this.#settings.config.prometheusNamespace ?? "dask",
     }));
     this.dashboardPort = server.port;

@@ -73,7 +73,7 @@ Deno.test("a lifetime without other workers ends all the same, and says what is 
   assertEquals([end.reason, end.crashed, end.restart], ["its lifetime is over", false, true]);
 });
 
-Deno.test("a worker that retires serves its data and finishes what runs", async () => {
+Deno.test("a worker that retires hands its data over, and what runs there runs elsewhere", async () => {
   await using heir = await workerProcess(scheduler.address, ["--no-nanny", "--nthreads=1", "--name=next"]);
   await logged(heir, REGISTERED);
   await using worker = await startWorker({ address: scheduler.address, slots: 1, name: "leaving" });
@@ -369,7 +369,11 @@ Deno.test("JSON lines hold level, message and fields; the default is a few lines
   await using own = await workerProcess(scheduler.address, [
     ..."--no-nanny --nthreads=1 --log-format=json --log-level=debug".split(" "),
   ]);
-  await logged(own, /registered to/);
+  const [port] = await logged(own, /Worker at tcp:\/\/127.0.0.1:(\d+) /);
+  const conn = await Deno.connect({ hostname: "127.0.0.1", port: Number(port) });
+  await conn.write(new TextEncoder().encode("GET / HTTP/1.1\r\n\r\n"));
+  await logged(own, /A connection ended/);
+  conn.close();
   own.kill("SIGTERM");
   await own.ended;
   const lines = (await own.log()).trim().split("\n").map((line) => JSON.parse(line));
@@ -381,6 +385,8 @@ Deno.test("JSON lines hold level, message and fields; the default is a few lines
     );
   }
   assert(lines.some(({ message, level }) => level === "INFO" && REGISTERED.test(message)));
+  const { properties } = lines.find(({ message }) => message === "A connection ended");
+  assertEquals(Object.keys(properties), ["peer", "reason"]);
 
   await using plain = await workerProcess(scheduler.address, ["--no-nanny", "--nthreads=1"]);
   await logged(plain, REGISTERED);
