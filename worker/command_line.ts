@@ -118,12 +118,13 @@ DASK_SCHEDULER_ADDRESS or dask's configuration files say it, else it is this hos
 
   --nthreads N              Tasks that run at a time, each in a process of its own (default: the cores, shared out
                             among the workers)
-  --nworkers N|auto         Workers to start (default: 1). Negative: so many less than one a core; auto: workers and
-                            threads as dask shares out the cores
+  --nworkers N|auto         Workers to start (default: 1). Negative: cores + 1 + N, so -1 is one a core; auto:
+                            workers and threads as dask shares out the cores
   --name TEXT               Name of the worker; with --nworkers a number follows it: name-0, name-1
   --memory-limit SIZE       For each worker, as 2GiB, 500MB, 0.5 of the machine, auto or 0 for none (default: auto)
   --resources "NAME=N ..."  Resources of each worker for tasks that ask for them, as "GPU=2 MEM=1e9"
-  --local-directory PATH    Where the worker keeps its files (default: /dev/shm, else the temporary folder)
+  --local-directory PATH    Where the worker keeps its files (default: temporary-directory of the configuration,
+                            else /dev/shm, else the temporary folder)
 
   --scheduler-file PATH     File written by dask scheduler --scheduler-file; waited for when it is not there yet
   --death-timeout TIME      Gives up when the scheduler is not reached within it (default: never)
@@ -347,8 +348,8 @@ function readWorkers(
   const nworkers = given < 0 ? cores + 1 + given : given;
   if (!Number.isSafeInteger(nworkers) || nworkers < 1) {
     throw new RangeError(
-      `Cannot read --nworkers "${text}": expected a whole number of at least 1 (or of at least ${-cores} when ` +
-        `negative: so many less than one a core), or auto`,
+      `Cannot read --nworkers "${text}": expected a whole number of at least 1 (or from ${-cores} to -1, to ` +
+        `which the cores and 1 are added), or auto`,
     );
   }
   if (nthreads !== undefined || nworkers === 1) return { nworkers, nthreads };
