@@ -42,7 +42,7 @@ import { pythonArguments } from "../protocol/python_call.ts";
 import { readArray, readKeyMap, readKeys, readNullable, readRecord, readString } from "../protocol/read.ts";
 import { encodeValue } from "../protocol/value.ts";
 import { type ClientActor, startClientActor } from "./actor.ts";
-import { CONNECT_MS, register, schedulerAddress } from "./connect.ts";
+import { CONNECT_MS, register, schedulerAddress, withConfig } from "./connect.ts";
 import {
   acquire,
   dataset,
@@ -98,7 +98,7 @@ export interface ConnectOptions extends Waiting {
   readonly tls?: TlsOptions;
   /** Part of the client's id, for dashboards and logs. */
   readonly name?: string;
-  /** Time for connecting, ms. Default 30,000. */
+  /** Time for connecting, ms. Default: `distributed.comm.timeouts.connect` of dask's configuration, else 30,000. */
   readonly timeout?: number;
   /** Where warnings go. Default: one line each to standard error. */
   readonly logger?: Logger;
@@ -125,7 +125,7 @@ export interface InsideParts {
  * Connects to a dask scheduler.
  *
  * The address may leave out `tcp://` and the port (8786). Without one it is taken from `DASK_SCHEDULER_ADDRESS`, then
- * from `schedulerFile`, then it is `127.0.0.1:8786`.
+ * from `schedulerFile`, then from `scheduler-address` of dask's configuration files, then it is `127.0.0.1:8786`.
  *
  * @throws {CommClosedError} when no scheduler answers there in time.
  * @throws {DaskError} when its release of dask is older than 2025.4.0.
@@ -137,7 +137,7 @@ export interface InsideParts {
  * ```
  */
 export async function connect(options: string | ConnectOptions = {}): Promise<Client> {
-  const { client, connected } = openClient(options);
+  const { client, connected } = openClient(await withConfig(readConnectOptions(options)));
   try {
     await connected;
   } catch (error) {

@@ -7,6 +7,9 @@ import type { Logger } from "../base/log.ts";
 import { type Channel, connectChannel } from "../comm/channel.ts";
 import type { Transport } from "../comm/comm.ts";
 import type { RpcPool } from "../comm/pool.ts";
+import { loadConfig } from "../config/read.ts";
+import type { TlsOptions } from "../comm/tls.ts";
+import { tlsOf, withDefaultScheme } from "../config/settings.ts";
 import { normalizeAddress, SCHEDULER_PORT } from "../protocol/address.ts";
 import { CommClosedError, DaskError } from "../protocol/errors.ts";
 import { readRecord } from "../protocol/read.ts";
@@ -20,6 +23,26 @@ export const CONNECT_MS = 30_000;
 export interface SchedulerPlace {
   readonly address?: string;
   readonly schedulerFile?: string | URL;
+}
+
+/** Options as given, completed by dask's configuration on this machine. @throws {DaskError} when that makes no sense. */
+export async function withConfig<
+  T extends SchedulerPlace & {
+    readonly timeout?: number;
+    readonly logger?: Logger;
+    readonly tls?: TlsOptions;
+  },
+>(options: T): Promise<T> {
+  const config = await loadConfig(options.logger);
+  const { schedulerAddress, timeouts } = config;
+  const address = options.address ?? (options.schedulerFile === undefined ? schedulerAddress : null);
+  const tls = options.tls ?? tlsOf(config, "client");
+  return {
+    ...options,
+    ...(tls === undefined ? {} : { tls }),
+    ...(typeof address === "string" ? { address: withDefaultScheme(address, config) } : {}),
+    ...(options.timeout === undefined && timeouts.connectMs !== null ? { timeout: timeouts.connectMs } : {}),
+  };
 }
 
 /**

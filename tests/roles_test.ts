@@ -114,11 +114,11 @@ Deno.test("with --task-permissions none a task reads no file, and is told which 
 });
 
 Deno.test("tasks are not given what their worker does not have", async () => {
-  await using worker = await roleWorker("--no-nanny", "--task-permissions=env=HOME");
+  await using worker = await roleWorker("--no-nanny", "--task-permissions=env=PATH");
   assertEquals((await worker.ended).code, 1);
   assertStringIncludes(
     await worker.log(),
-    `Cannot give tasks the permission "env=HOME": the worker itself does not have it`,
+    `Cannot give tasks the permission "env=PATH": the worker itself does not have it`,
   );
 });
 

@@ -15,6 +15,7 @@ const LAYERS: readonly (readonly [folder: string, may: readonly string[]])[] = [
   ["worker/machine/", ["base/", "protocol/"]],
   ["client/machine/", ["base/", "protocol/"]],
   ["comm/", ["base/", "protocol/"]],
+  ["config/", ["base/", "protocol/"]],
   ["actors/kernel/", ["base/"]],
   ["actors/store/", ["base/", "protocol/", "comm/comm.ts", "actors/kernel/"]],
   ["actors/peer/", ["base/", "protocol/", "comm/", "actors/kernel/", "actors/store/messages.ts"]],
@@ -23,14 +24,15 @@ const LAYERS: readonly (readonly [folder: string, may: readonly string[]])[] = [
     "base/",
     "protocol/",
     "comm/",
+    "config/",
     "actors/",
     "vendor/",
     "worker/machine/",
     "client/",
     "mod.ts",
   ]],
-  ["worker/", ["base/", "protocol/", "comm/", "actors/", "vendor/"]],
-  ["client/", ["base/", "protocol/", "dispatch/", "comm/", "actors/"]],
+  ["worker/", ["base/", "protocol/", "comm/", "config/", "actors/", "vendor/"]],
+  ["client/", ["base/", "protocol/", "dispatch/", "comm/", "config/", "actors/"]],
   ["cluster/", ["base/", "protocol/", "client/", "worker/"]],
   ["vendor/", []],
 ];
@@ -45,7 +47,8 @@ const ENTRYPOINTS = [
 /** Folders whose files are programs or test material, reached by name and not by import. */
 const NOT_SOURCE = /^(tests|examples|bench|scripts|vendor)\//;
 /** No input, output, clock or chance in here; time and chance are arguments. */
-const PURE = /^(base|protocol)\/|\/machine(\/|\.ts$)/;
+const PURE =
+  /^(base|protocol)\/|\/machine(\/|\.ts$)|^config\/settings\.ts$|^worker\/(command_line|lifetime|metrics)\.ts$/;
 const BANNED_IN_PURE =
   /\bDeno\.|\bsetTimeout\b|\bsetInterval\b|\bDate\.now\b|\bnew Date\(\)|\bperformance\.now\b|\bMath\.random\b|\basync\b|\bawait\b|\bcrypto\./;
 

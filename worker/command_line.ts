@@ -6,6 +6,8 @@
  */
 import { parseBytes, parseDuration } from "../base/units.ts";
 import type { LogLevel } from "../base/log.ts";
+import { formatAddress, isWildcardHost, parseAddress } from "../protocol/address.ts";
+import { countPorts, parseHostPort, type PortRange, readPorts, sharePorts, writePorts } from "./ports.ts";
 
 /** What the words ask for. */
 export type CommandLine =
@@ -24,8 +26,10 @@ export interface WorkerFlags {
   readonly nanny: boolean;
   readonly name?: string;
   readonly host?: string;
-  /** First and last port to listen on. */
-  readonly ports?: readonly [number, number];
+  readonly interface?: string;
+  /** Ports to listen on, of all workers together. */
+  readonly ports?: PortRange;
+  readonly nannyPorts?: PortRange;
   readonly contactAddress?: string;
   readonly protocol?: "tcp" | "tls";
   readonly tlsCaFile?: string;
@@ -35,11 +39,21 @@ export interface WorkerFlags {
   readonly resources?: Readonly<Record<string, number>>;
   readonly localDirectory?: string;
   readonly deathTimeoutMs?: number;
+  readonly pidFile?: string;
+  /** `HOST:PORT` or `:PORT` of the HTTP server; without it there is none. */
+  readonly dashboardAddress?: string;
+  readonly lifetimeMs?: number;
+  readonly lifetimeStaggerMs?: number;
+  readonly lifetimeRestart?: boolean;
+  /** Modules, as they were given. */
+  readonly preload?: readonly string[];
   readonly taskPermissions?: string;
   readonly logLevel?: LogLevel;
   readonly logFormat?: "text" | "json";
   /** Set by the supervisor: the worker ends when this process is not its parent any more. */
   readonly supervisor?: number;
+  /** Set by the supervisor: where it answers its worker, on this machine. */
+  readonly supervisorAddress?: string;
 }
 
 /** The signature of `parseArgs` of `@std/cli`, as far as it is used here. */
@@ -49,6 +63,7 @@ export type ParseArgs = (
     readonly string: readonly string[];
     readonly boolean: readonly string[];
     readonly negatable: readonly string[];
+    readonly collect: readonly string[];
     readonly alias: Readonly<Record<string, string>>;
     readonly default: Readonly<Record<string, unknown>>;
     readonly unknown: (word: string, key?: string) => unknown;
@@ -60,8 +75,11 @@ const TEXT_FLAGS = [
   "nworkers",
   "name",
   "host",
+  "interface",
   "port",
   "worker-port",
+  "nanny-port",
+  "listen-address",
   "contact-address",
   "protocol",
   "tls-ca-file",
@@ -72,52 +90,97 @@ const TEXT_FLAGS = [
   "local-directory",
   "scheduler-file",
   "death-timeout",
+  "lifetime",
+  "lifetime-stagger",
+  "preload",
+  "dashboard-address",
+  "pid-file",
   "task-permissions",
   "log-level",
   "log-format",
   "supervisor",
+  "supervisor-address",
 ];
-const SWITCHES = ["nanny", "dashboard", "version", "help"];
+/** Not for people. */
+const INTERNAL = ["supervisor", "supervisor-address"];
+const SWITCHES = ["nanny", "dashboard", "lifetime-restart", "version", "help"];
+const NEGATABLE = ["nanny", "dashboard", "lifetime-restart"];
+/** Flags of `dask worker` that do nothing here, and why. */
+const REFUSED: Readonly<Record<string, string>> = {
+  "scheduler-sni": "host names are not looked at, as in dask",
+  "dashboard-prefix": "dask deprecated it, pages here have relative links",
+  "worker-class": "it names a class of Python",
+  "preload-nanny": "a nanny here runs no code of others, use --preload",
+};
 const LOG_LEVELS: readonly LogLevel[] = ["debug", "info", "warning", "error"];
 
 /** What `--help` prints. */
 export const HELP = `Usage: deno run -A worker/main.ts [OPTIONS] [SCHEDULER]
 
 Starts a TypeScript worker for a dask scheduler. SCHEDULER is an address as tcp://host:8786; without it the variable
-DASK_SCHEDULER_ADDRESS, or this host.
+DASK_SCHEDULER_ADDRESS or dask's configuration files say it, else it is this host.
 
-  --nthreads N              Tasks that run at a time, each in a process of its own (default: the cores)
-  --nworkers N              Workers to start (default: 1)
-  --name TEXT               Name of the worker; with --nworkers a number follows it
+  --nthreads N              Tasks that run at a time, each in a process of its own (default: the cores, shared out
+                            among the workers)
+  --nworkers N|auto         Workers to start (default: 1). Negative: cores + 1 + N, so -1 is one a core; auto:
+                            workers and threads as dask shares out the cores
+  --name TEXT               Name of the worker; with --nworkers a number follows it: name-0, name-1
+  --memory-limit SIZE       For each worker, as 2GiB, 500MB, 0.5 of the machine, auto or 0 for none (default: auto)
+  --resources "NAME=N ..."  Resources of each worker for tasks that ask for them, as "GPU=2 MEM=1e9"
+  --local-directory PATH    Where the worker keeps its files (default: temporary-directory of the configuration,
+                            else /dev/shm, else the temporary folder)
+
+  --scheduler-file PATH     File written by dask scheduler --scheduler-file; waited for when it is not there yet
+  --death-timeout TIME      Gives up when the scheduler is not reached within it (default: never)
   --host HOST               Host to listen on (default: the one that reaches the scheduler)
-  --port PORT|FIRST:LAST    Port to listen on (default: any). Also --worker-port
+  --interface NAME          Network interface whose address is listened on, as eth0
+  --worker-port PORT        Port to listen on, or FIRST:LAST to try one after the other (default: any). Also --port
+  --nanny-port PORT         The same for the nanny
+  --listen-address ADDR     Host and port to listen on in one, as tcp://0.0.0.0:9000
   --contact-address ADDR    Address that others are told, if it is not the one listened on
   --protocol SCHEME         tcp or tls, to listen on and for a SCHEDULER without one (default: as SCHEDULER's)
   --tls-ca-file PATH        Certificate authority of the cluster, for tls:// (PEM)
   --tls-cert PATH           Own certificate (PEM)
   --tls-key PATH            Its private key (PEM; default: in the file of --tls-cert)
-  --memory-limit SIZE       As 2GiB, 500MB, 0.5 of the machine, auto or 0 for none (default: auto)
-  --resources "NAME=N ..."  Resources for tasks that ask for them, as "GPU=2 MEM=1e9"
-  --local-directory PATH    Where the worker keeps its files (default: /dev/shm, else the temporary folder)
-  --scheduler-file PATH     File written by dask scheduler --scheduler-file
-  --death-timeout TIME      Gives up when the scheduler is not reached within it (default: never)
-  --nanny / --no-nanny      Whether a small process watches the worker and restarts it (default: --nanny)
+
+  --nanny / --no-nanny      Whether a small process watches each worker, restarts one that dies and serves
+                            client.restart() (default: --nanny)
+  --lifetime TIME           Retires the worker after it: others take over its data, then it ends
+  --lifetime-stagger TIME   Up to so much sooner or later, by chance
+  --lifetime-restart / --no-lifetime-restart
+                            Whether the nanny starts another one then (default: no)
+  --preload MODULE          Path or URL of a module that each task process loads before its first task, with the
+                            permissions of tasks; it may fill caches and set globals. May be given again. A module
+                            that fails ends the worker at its start
   --task-permissions TEXT   What task code may do, as "net=example.org:443,read=/data" or none (default: inherit)
+
+  --dashboard-address ADDR  Serves /health, /metrics (Prometheus), /info and /info.json there, as :8789 or :0 for any
+                            port
+  --dashboard / --no-dashboard
+                            The same at any port, or not at all (default: not at all, unlike dask worker, to stay light)
+  --pid-file PATH           Writes the process id there, and removes the file in the end
   --log-level LEVEL         debug, info, warning or error (default: info)
-  --log-format FORMAT       text or json (default: text)
+  --log-format FORMAT       text, or json for one object a line with all fields (default: text)
   --version                 Prints the version
   -h, --help                Prints this
+
+Flags win over variables as DASK_DISTRIBUTED__WORKER__LIFETIME__DURATION=1h, these over the files of dask's
+configuration (DASK_CONFIG, ~/.config/dask, /etc/dask).
 `;
 
-/** Reads the words. Pure: `parseArgs` comes from outside. */
-export function readCommandLine(words: readonly string[], parseArgs: ParseArgs): CommandLine {
+/**
+ * Reads the words. Pure: `parseArgs` comes from outside, and so does the number of cores, which `--nworkers` shares
+ * out.
+ */
+export function readCommandLine(words: readonly string[], parseArgs: ParseArgs, cores: number): CommandLine {
   const unknown: string[] = [];
-  const args = parseArgs(words, {
-    string: TEXT_FLAGS,
+  const args = parseArgs(joinNegative(words), {
+    string: [...TEXT_FLAGS, ...Object.keys(REFUSED)],
     boolean: SWITCHES,
-    negatable: ["nanny", "dashboard"],
+    negatable: NEGATABLE,
+    collect: ["preload"],
     alias: { h: "help" },
-    default: { nanny: true },
+    default: { nanny: true, dashboard: null, "lifetime-restart": null },
     unknown: (word, key) => {
       if (key === undefined) return true;
       unknown.push(word);
@@ -128,7 +191,10 @@ export function readCommandLine(words: readonly string[], parseArgs: ParseArgs):
   if (args["version"] === true) return { type: "version" };
   try {
     if (unknown[0] !== undefined) throw new RangeError(unknownFlag(unknown[0]));
-    return { type: "run", flags: readFlags(args) };
+    for (const [name, reason] of Object.entries(REFUSED)) {
+      if (args[name] !== undefined) throw new RangeError(`Cannot use --${name}: ${reason}`);
+    }
+    return { type: "run", flags: readFlags(args, cores) };
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
     return { type: "misuse", message: error.message };
@@ -141,11 +207,13 @@ export function wordsOf(flags: WorkerFlags, index: number): string[] {
   const add = (name: string, value: string | number | undefined) => {
     if (value !== undefined) words.push(`--${name}=${value}`);
   };
+  const ms = (value: number | undefined) => value === undefined ? undefined : `${value}ms`;
   add("scheduler-file", flags.schedulerFile);
   add("nthreads", flags.nthreads);
   add("name", flags.name === undefined || flags.nworkers === 1 ? flags.name : `${flags.name}-${index}`);
   add("host", flags.host);
-  if (flags.ports !== undefined) add("port", flags.ports[0] === 0 ? 0 : flags.ports[0] + index);
+  add("interface", flags.interface);
+  if (flags.ports !== undefined) add("port", writePorts(sharePorts(flags.ports, index, flags.nworkers)));
   add("contact-address", flags.contactAddress);
   add("protocol", flags.protocol);
   add("tls-ca-file", flags.tlsCaFile);
@@ -156,11 +224,42 @@ export function wordsOf(flags: WorkerFlags, index: number): string[] {
     add("resources", Object.entries(flags.resources).map(([name, amount]) => `${name}=${amount}`).join(" "));
   }
   add("local-directory", flags.localDirectory);
-  add("death-timeout", flags.deathTimeoutMs === undefined ? undefined : `${flags.deathTimeoutMs}ms`);
+  add("death-timeout", ms(flags.deathTimeoutMs));
+  add("dashboard-address", flags.dashboardAddress);
+  add("lifetime", ms(flags.lifetimeMs));
+  add("lifetime-stagger", ms(flags.lifetimeStaggerMs));
+  if (flags.lifetimeRestart !== undefined) {
+    words.push(flags.lifetimeRestart ? "--lifetime-restart" : "--no-lifetime-restart");
+  }
+  for (const module of flags.preload ?? []) add("preload", module);
   add("task-permissions", flags.taskPermissions);
   add("log-level", flags.logLevel);
   add("log-format", flags.logFormat);
   return words;
+}
+
+/** `--nworkers -1`: the parser would take `-1` for a flag. */
+function joinNegative(words: readonly string[]): string[] {
+  const joined: string[] = [];
+  for (const word of words) {
+    if (/^-\d+$/.test(word) && joined.at(-1) === "--nworkers") {
+      joined[joined.length - 1] = `--nworkers=${word}`;
+    } else joined.push(word);
+  }
+  return joined;
+}
+
+/**
+ * Workers and threads that dask makes of a number of cores: a worker each up to four, then about as many workers as
+ * threads in each.
+ */
+export function shareCores(cores: number): { readonly nworkers: number; readonly nthreads: number } {
+  let nworkers = cores;
+  if (cores > 4) {
+    nworkers = Math.ceil(Math.sqrt(cores));
+    while (cores % nworkers !== 0) nworkers++;
+  }
+  return { nworkers, nthreads: cores / nworkers };
 }
 
 /** Reads `"GPU=2 MEM=10e9"`; commas separate as well. */
@@ -178,7 +277,7 @@ export function parseResources(text: string): Record<string, number> {
   return resources;
 }
 
-function readFlags(args: { _: (string | number)[] } & Record<string, unknown>): WorkerFlags {
+function readFlags(args: { _: (string | number)[] } & Record<string, unknown>, cores: number): WorkerFlags {
   const text = (name: string): string | undefined => {
     const value = args[name];
     if (value === undefined) return undefined;
@@ -203,12 +302,14 @@ function readFlags(args: { _: (string | number)[] } & Record<string, unknown>): 
       `Cannot read "${args._[1]}": expected one scheduler address, "${args._[0]}" is there already`,
     );
   }
-  const nworkers = count("nworkers") ?? 1;
-  const ports = read(text("port") ?? text("worker-port"), readPorts);
-  if (ports !== undefined && ports[0] !== 0 && ports[1] - ports[0] + 1 < nworkers) {
-    if (nworkers > 1) {
-      throw new RangeError(`Cannot start ${nworkers} workers on ${ports[1] - ports[0] + 1} ports`);
-    }
+  const { nworkers, nthreads } = readWorkers(text("nworkers"), count("nthreads"), cores);
+  const listen = read(text("listen-address"), (address) => readListenAddress(address, nworkers, args));
+  const ports = listen?.ports ??
+    read(text("port") ?? text("worker-port"), (range) => readPorts("worker-port", range));
+  const nannyPorts = read(text("nanny-port"), (range) => readPorts("nanny-port", range));
+  for (const range of [ports, nannyPorts]) {
+    if (range === undefined || range.first === 0 || countPorts(range) >= nworkers || nworkers === 1) continue;
+    throw new RangeError(`Cannot start ${nworkers} workers on ${countPorts(range)} ports`);
   }
   if ((text("tls-ca-file") === undefined) !== (text("tls-cert") === undefined)) {
     throw new RangeError("Cannot use TLS by half: --tls-ca-file and --tls-cert belong together");
@@ -216,16 +317,23 @@ function readFlags(args: { _: (string | number)[] } & Record<string, unknown>): 
   if (text("tls-key") !== undefined && text("tls-cert") === undefined) {
     throw new RangeError("Cannot use --tls-key without --tls-ca-file and --tls-cert");
   }
+  if (text("host") !== undefined && text("interface") !== undefined) {
+    throw new RangeError("Cannot use --host and --interface together: both say where to listen");
+  }
+  const dashboardAddress = read(text("dashboard-address"), (address) => (parseHostPort(address), address));
   return compact({
     address: args._.length === 0 ? undefined : String(args._[0]),
     schedulerFile: text("scheduler-file"),
-    nthreads: count("nthreads"),
+    nthreads,
     nworkers,
     nanny: args["nanny"] !== false,
     name: text("name"),
-    host: text("host"),
+    host: listen?.host ?? text("host"),
+    interface: text("interface"),
     ports,
-    contactAddress: text("contact-address"),
+    nannyPorts,
+    // As in dask: who says where to listen means that for others, too.
+    contactAddress: text("contact-address") ?? listen?.contactAddress,
     // Dask writes it with slashes.
     protocol: read(
       text("protocol")?.replace(/:\/\/$/, ""),
@@ -238,25 +346,80 @@ function readFlags(args: { _: (string | number)[] } & Record<string, unknown>): 
     resources: read(text("resources"), parseResources),
     localDirectory: text("local-directory"),
     deathTimeoutMs: read(text("death-timeout"), parseDuration),
+    pidFile: text("pid-file"),
+    dashboardAddress: args["dashboard"] === false
+      ? undefined
+      : dashboardAddress ?? (args["dashboard"] === true ? ":0" : undefined),
+    lifetimeMs: read(text("lifetime"), parseDuration),
+    lifetimeStaggerMs: read(text("lifetime-stagger"), parseDuration),
+    lifetimeRestart: readSwitch(args["lifetime-restart"]),
+    preload: readPreload(args["preload"]),
     taskPermissions: text("task-permissions"),
     logLevel: read(text("log-level"), (level) => oneOf("log-level", level.toLowerCase(), LOG_LEVELS)),
     logFormat: read(text("log-format"), (format) => oneOf("log-format", format, ["text", "json"] as const)),
     supervisor: count("supervisor"),
+    supervisorAddress: text("supervisor-address"),
   });
+}
+
+function readWorkers(
+  text: string | undefined,
+  nthreads: number | undefined,
+  cores: number,
+): { readonly nworkers: number; readonly nthreads: number | undefined } {
+  if (text === undefined) return { nworkers: 1, nthreads };
+  // As in dask: `auto` decides both.
+  if (text === "auto") return shareCores(cores);
+  const given = Number(text);
+  const nworkers = given < 0 ? cores + 1 + given : given;
+  if (!Number.isSafeInteger(nworkers) || nworkers < 1) {
+    throw new RangeError(
+      `Cannot read --nworkers "${text}": expected a whole number of at least 1 (or from ${-cores} to -1, to ` +
+        `which the cores and 1 are added), or auto`,
+    );
+  }
+  if (nthreads !== undefined || nworkers === 1) return { nworkers, nthreads };
+  return { nworkers, nthreads: Math.max(1, Math.floor(cores / nworkers)) };
+}
+
+function readListenAddress(
+  text: string,
+  nworkers: number,
+  args: Readonly<Record<string, unknown>>,
+): { readonly host: string; readonly ports: PortRange; readonly contactAddress: string | undefined } {
+  if (nworkers > 1) {
+    throw new RangeError(`Cannot use --listen-address for ${nworkers} workers: use --host and --worker-port`);
+  }
+  for (const other of ["host", "interface", "port", "worker-port"]) {
+    if (args[other] === undefined) continue;
+    throw new RangeError(`Cannot use --listen-address and --${other} together: both say where to listen`);
+  }
+  // No host means all interfaces.
+  const everywhere = /^(?:\w+:\/\/)?:\d*$/.test(text);
+  let address;
+  try {
+    address = parseAddress(everywhere ? text.replace(/:(\d*)$/, "0.0.0.0:$1") : text);
+  } catch (error) {
+    throw new RangeError(`Cannot read --listen-address: ${(error as Error).message}`, { cause: error });
+  }
+  const ports = { first: address.port, last: address.port, step: 1 };
+  const told = address.port !== 0 && !isWildcardHost(address.host);
+  return { host: address.host, ports, contactAddress: told ? formatAddress(address) : undefined };
+}
+
+/** A switch that may have been left alone. */
+function readSwitch(value: unknown): boolean | undefined {
+  return typeof value === "boolean" ? value : undefined;
+}
+
+function readPreload(value: unknown): readonly string[] | undefined {
+  const modules = Array.isArray(value) ? value : [];
+  if (modules.includes("")) throw new RangeError("Cannot read --preload: a value is missing");
+  return modules.length === 0 ? undefined : modules as string[];
 }
 
 function checkMemoryLimit(text: string): void {
   if (text !== "auto") parseBytes(text);
-}
-
-function readPorts(text: string): [number, number] {
-  const match = /^(\d+)(?::(\d+))?$/.exec(text);
-  const first = Number(match?.[1]);
-  const last = match?.[2] === undefined ? first : Number(match[2]);
-  if (match === null || last > 65_535 || last < first) {
-    throw new RangeError(`Cannot read --port "${text}": expected a port, or FIRST:LAST`);
-  }
-  return [first, last];
 }
 
 function oneOf<T extends string>(name: string, value: string, allowed: readonly T[]): T {
@@ -277,10 +440,9 @@ function compact<T extends object>(fields: T): { [K in keyof T]-?: Exclude<T[K],
 
 function unknownFlag(word: string): string {
   const given = word.replace(/=.*$/s, "");
-  const known = [...TEXT_FLAGS, ...SWITCHES].filter((name) => name !== "supervisor").map((name) =>
-    `--${name}`
-  );
-  known.push("--no-nanny", "--no-dashboard");
+  const known = [...TEXT_FLAGS, ...SWITCHES, ...NEGATABLE.map((name) => `no-${name}`)]
+    .filter((name) => !INTERNAL.includes(name))
+    .map((name) => `--${name}`);
   const nearest = known
     .map((name) => ({ name, steps: distance(given, name) }))
     .sort((a, b) => a.steps - b.steps)[0];

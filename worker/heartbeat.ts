@@ -25,6 +25,8 @@ export interface Meter {
   rss(): number;
   /** Longest delay between two ticks in the recent past, seconds. */
   readonly loopIntervalSeconds: number;
+  /** Ticks so far, and the longest time between two of them since the last call, seconds. */
+  ticks(): { readonly count: number; readonly longestSeconds: number };
   stop(): void;
 }
 
@@ -34,8 +36,12 @@ export function startMeter(): Meter {
   let cpuUs = cpuMicroseconds();
   let tickAt = performance.now();
   let interval = 0;
+  let ticks = 0;
+  let longest = 0;
   const timer = setInterval(() => {
     const at = performance.now();
+    ticks++;
+    longest = Math.max(longest, at - tickAt);
     // A lone hiccup fades within a few ticks instead of vanishing or staying for ever.
     interval = Math.max(at - tickAt - TICK_MS, 0) / 2 + interval / 2;
     tickAt = at;
@@ -53,6 +59,11 @@ export function startMeter(): Meter {
     rss: () => Deno.memoryUsage().rss,
     get loopIntervalSeconds() {
       return (interval + 1) / 1000;
+    },
+    ticks: () => {
+      const longestSeconds = Math.max(longest, performance.now() - tickAt) / 1000;
+      longest = 0;
+      return { count: ticks, longestSeconds };
     },
     stop: () => clearInterval(timer),
   };

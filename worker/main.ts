@@ -14,13 +14,18 @@ import {
   wordsOf,
   type WorkerFlags,
 } from "./command_line.ts";
-import { EXIT_CRASHED, EXIT_ENDED, EXIT_MISUSED, EXIT_REFUSED } from "./supervisor.ts";
+import { EXIT_AGAIN, EXIT_CRASHED, EXIT_ENDED, EXIT_MISUSED, EXIT_REFUSED } from "./exit_codes.ts";
+import { listPorts, sharePorts } from "./ports.ts";
 
 /** Runs the command line; resolves to the exit code. */
 export async function main(words: readonly string[]): Promise<number> {
   // The parser, like all that an idle worker does not need, is loaded only here.
   const { parseArgs } = await import("../vendor/std-cli/parse_args.ts");
-  const command: CommandLine = readCommandLine(words, parseArgs as ParseArgs);
+  const command: CommandLine = readCommandLine(
+    words,
+    parseArgs as ParseArgs,
+    navigator.hardwareConcurrency,
+  );
   switch (command.type) {
     case "help":
       print(HELP);
@@ -49,6 +54,12 @@ async function run(flags: WorkerFlags): Promise<number> {
     return EXIT_MISUSED;
   }
   const logger = await openLog(flags);
+  try {
+    if (flags.pidFile !== undefined) writePidFile(flags.pidFile);
+  } catch (error) {
+    complain(`Cannot write the pid file: ${(error as Error).message}`);
+    return EXIT_MISUSED;
+  }
   if (flags.nanny || flags.nworkers > 1) {
     const { canSupervise, supervise } = await import("./supervisor.ts");
     if (flags.nworkers === 1 && !await canSupervise()) {
@@ -58,8 +69,20 @@ async function run(flags: WorkerFlags): Promise<number> {
       );
       return await runWorker(flags, logger);
     }
-    const wordLists = Array.from({ length: flags.nworkers }, (_, index) => wordsOf(flags, index));
-    return await supervise({ entrypoint: import.meta.url, wordLists, restart: flags.nanny, logger });
+    const nannyPorts = flags.nannyPorts ?? { first: 0, last: 0, step: 1 };
+    const workers = Array.from({ length: flags.nworkers }, (_, index) => ({
+      words: wordsOf(flags, index),
+      nannyPorts: listPorts(sharePorts(nannyPorts, index, flags.nworkers)),
+    }));
+    const tls = certificatesOf(flags);
+    const { tlsTransport } = tls === undefined ? {} : await import("../comm/tls.ts");
+    return await supervise({
+      entrypoint: import.meta.url,
+      workers,
+      restart: flags.nanny,
+      logger,
+      ...given("transport", tls === undefined ? undefined : tlsTransport?.(tls)),
+    });
   }
   return await runWorker(flags, logger);
 }
@@ -91,36 +114,78 @@ async function runWorker(flags: WorkerFlags, logger: Logger): Promise<number> {
   }
   if (flags.supervisor !== undefined) watchSupervisor(flags.supervisor);
   const { startWorker } = await import("./worker.ts");
+  const { supervisorAddress } = flags;
   try {
+    const host = flags.interface === undefined ? flags.host : hostOfInterface(flags.interface);
     const worker = await startWorker({
       ...given("address", flags.address),
       ...given("schedulerFile", flags.schedulerFile),
       ...given("slots", flags.nthreads),
-      ...given("name", flags.name),
-      ...given("host", flags.host),
-      ...given("port", flags.ports?.[0]),
+      ...given("name", flags.name === undefined ? undefined : nameOf(flags.name)),
+      ...given("host", host),
+      ...given("port", flags.ports === undefined ? undefined : listPorts(flags.ports)),
       ...given("contactAddress", flags.contactAddress),
       ...given("protocol", flags.protocol),
-      ...(flags.tlsCaFile === undefined || flags.tlsCert === undefined
-        ? {}
-        : { tls: { ca: flags.tlsCaFile, cert: flags.tlsCert, ...given("key", flags.tlsKey) } }),
+      ...given("tls", certificatesOf(flags)),
       ...given("memoryLimit", flags.memoryLimit),
       ...given("resources", flags.resources),
       ...given("localDirectory", flags.localDirectory),
       ...given("connectTimeoutMs", flags.deathTimeoutMs),
+      ...given("dashboardAddress", flags.dashboardAddress),
+      ...given("lifetime", flags.lifetimeMs),
+      ...given("lifetimeStagger", flags.lifetimeStaggerMs),
+      ...given("lifetimeRestart", flags.lifetimeRestart),
+      ...given("preload", flags.preload),
       ...(flags.taskPermissions === undefined
         ? {}
         : { permissions: await readPermissions(flags.taskPermissions) }),
+      ...(supervisorAddress === undefined ? {} : {
+        nanny: async (listening: string) =>
+          (await import("./nanny.ts")).askForNanny(supervisorAddress, listening),
+      }),
       signal: stop.signal,
       logger,
     });
+    if (supervisorAddress !== undefined) {
+      // When it cannot be told, only those who wait for a restart wait longer.
+      (await import("./nanny.ts")).tellRegistered(supervisorAddress).catch(() => {});
+    }
     const end = await worker.ended;
-    return end.crashed ? EXIT_CRASHED : EXIT_ENDED;
+    if (end.crashed) return EXIT_CRASHED;
+    return end.restart && flags.supervisor !== undefined ? EXIT_AGAIN : EXIT_ENDED;
   } catch (error) {
     if (stop.signal.aborted) return EXIT_ENDED;
     complain(error instanceof Error ? error.message : String(error));
     return EXIT_REFUSED;
   }
+}
+
+/** As dask reads it: digits alone are a number, which is another name than the text. */
+function nameOf(text: string): string | number {
+  return /^-?\d+$/.test(text) && Number.isSafeInteger(Number(text)) ? Number(text) : text;
+}
+
+/** The IPv4 address of a network interface. */
+function hostOfInterface(name: string): string {
+  const all = Deno.networkInterfaces();
+  const found = all.find((each) => each.name === name && each.family === "IPv4");
+  if (found !== undefined) return found.address;
+  const names = [...new Set(all.filter(({ family }) => family === "IPv4").map((each) => each.name))];
+  throw new RangeError(
+    `Cannot listen on interface "${name}": expected one with an IPv4 address: ${names.join(", ")}`,
+  );
+}
+
+/** Gone again when this process ends. */
+function writePidFile(path: string): void {
+  Deno.writeTextFileSync(path, `${Deno.pid}`);
+  globalThis.addEventListener("unload", () => {
+    try {
+      Deno.removeSync(path);
+    } catch {
+      // Somebody else removed it.
+    }
+  });
 }
 
 async function readPermissions(text: string): Promise<import("./execute/permissions.ts").TaskPermissions> {
@@ -133,6 +198,13 @@ function watchSupervisor(pid: number): void {
   Deno.unrefTimer(setInterval(() => {
     if (Deno.ppid !== pid) Deno.exit(EXIT_ENDED);
   }, 500));
+}
+
+function certificatesOf(
+  { tlsCaFile, tlsCert, tlsKey }: WorkerFlags,
+): { readonly ca: string; readonly cert: string; readonly key?: string } | undefined {
+  if (tlsCaFile === undefined || tlsCert === undefined) return undefined;
+  return { ca: tlsCaFile, cert: tlsCert, ...given("key", tlsKey) };
 }
 
 function given<Name extends string, T>(name: Name, value: T | undefined): { [K in Name]?: T } {
@@ -159,6 +231,12 @@ async function missingPermissions(flags: WorkerFlags): Promise<string[]> {
     directory === undefined ? { name: "write" } : { name: "write", path: directory },
     "--allow-write",
   );
+  if (flags.interface !== undefined) {
+    await need({ name: "sys", kind: "networkInterfaces" }, "--allow-sys=networkInterfaces");
+  }
+  if (flags.pidFile !== undefined) {
+    await need({ name: "write", path: flags.pidFile }, `--allow-write=${flags.pidFile}`);
+  }
   return missing ? [...new Set(needed)] : [];
 }
 
@@ -225,4 +303,10 @@ function writeAll(to: { writeSync(bytes: Uint8Array): number }, text: string): v
 }
 
 // Last, when all of the module is there.
-if (import.meta.main) Deno.exit(await main(Deno.args));
+if (import.meta.main) {
+  // Executors of a compiled worker are the same executable, entered by this door.
+  if (Deno.build.standalone && Deno.args[0] === "--executor") {
+    await (await import("./execute/main.ts")).runExecutor();
+  }
+  Deno.exit(await main(Deno.args));
+}

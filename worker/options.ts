@@ -9,21 +9,25 @@ import { silent } from "../base/log.ts";
 import type { Transport } from "../comm/comm.ts";
 import { certificatesMissing, tcp } from "../comm/tcp.ts";
 import type { TlsOptions } from "../comm/tls.ts";
+import { loadConfig } from "../config/read.ts";
+import { type DaskConfig, tlsOf, withDefaultScheme } from "../config/settings.ts";
 import { normalizeAddress, parseAddress, SCHEDULER_PORT } from "../protocol/address.ts";
 import { DaskError } from "../protocol/errors.ts";
+import { pause } from "./registration.ts";
 import type { TaskPermissions } from "./execute/permissions.ts";
+import { parseHostPort } from "./ports.ts";
 
 /** Options of `startWorker`. All are optional. */
 export interface WorkerOptions {
   /**
    * The scheduler, `"tcp://host:8786"`; scheme and port may be missing. Default: the variable
-   * `DASK_SCHEDULER_ADDRESS`, else this host.
+   * `DASK_SCHEDULER_ADDRESS` or `scheduler-address` of dask's configuration, else this host.
    */
   readonly address?: string;
-  /** A file that `dask scheduler --scheduler-file` wrote, instead of `address`. */
+  /** A file that `dask scheduler --scheduler-file` writes, instead of `address`; waited for when it is not there yet. */
   readonly schedulerFile?: string | URL;
-  /** Unique among the workers of a scheduler. Default: the worker's own address. */
-  readonly name?: string;
+  /** Unique among the workers of a scheduler. A number is another name than its digits. Default: the worker's own address. */
+  readonly name?: string | number;
   /** Tasks that run at a time, each in a process of its own. Default: the cores of the machine. */
   readonly slots?: number;
   /** Where task code runs; so far only `"process"`. */
@@ -42,14 +46,32 @@ export interface WorkerOptions {
   readonly permissions?: TaskPermissions;
   /** Host to listen on. Default: the one by which the scheduler is reached. */
   readonly host?: string;
-  /** Port to listen on. Default: any free one. */
-  readonly port?: number;
+  /** Port to listen on, or several of which the first free one is taken. Default: any free one. */
+  readonly port?: number | readonly number[];
   /** Address that others are told, where it differs from the one listened on. */
   readonly contactAddress?: string;
   /** Folder under which the worker keeps its files. Default `/dev/shm` where there is room, else the temporary folder. */
   readonly localDirectory?: string;
   /** Milliseconds in which the scheduler must be reached. Default: no limit. */
   readonly connectTimeoutMs?: number;
+  /** Milliseconds after which the worker retires: others take over its data, then it ends. Default: no limit. */
+  readonly lifetime?: number;
+  /** Milliseconds by which `lifetime` is shortened or lengthened at most, by chance. Default 0. */
+  readonly lifetimeStagger?: number;
+  /** Whether `ended` is to say, after a lifetime, that another worker should be started. Default `false`. */
+  readonly lifetimeRestart?: boolean;
+  /**
+   * Modules that each task process loads before its first task, with the permissions of tasks; URLs or paths. One that
+   * fails fails the start.
+   */
+  readonly preload?: readonly (string | URL)[];
+  /**
+   * `"HOST:PORT"` or `":PORT"`, port 0 for any: serves `/health`, `/metrics`, `/info` and `/info.json` there by HTTP.
+   * Without a host the one that the worker listens on. Default: no such server.
+   */
+  readonly dashboardAddress?: string;
+  /** Gives the address of the process that watches over this worker, when told the address that the worker listens on. */
+  readonly nanny?: (listening: string) => Promise<string>;
   /** Ends the worker, also while it starts. */
   readonly signal?: AbortSignal;
   /** Where lines go. Default: nowhere. */
@@ -73,17 +95,30 @@ export interface WorkerOptions {
 /** Options, checked and completed. */
 export interface WorkerSettings {
   readonly scheduler: string;
-  readonly name: string | null;
+  readonly name: string | number | null;
   readonly slots: number;
   readonly memoryLimitBytes: number | null;
   readonly resources: Readonly<Record<string, number>>;
   readonly permissions: TaskPermissions | undefined;
   readonly protocol: "tcp" | "tls";
+  /** Certificates, as PEM texts: tasks may not be able to read the files. */
+  readonly tls: { readonly ca: string; readonly cert: string; readonly key: string } | null;
   readonly host: string | null;
-  readonly port: number;
+  /** To try in this order. */
+  readonly ports: readonly number[];
   readonly contactAddress: string | null;
   readonly localDirectory: string | null;
   readonly connectTimeoutMs: number | null;
+  /** `null`: no end. */
+  readonly lifetime:
+    | { readonly durationMs: number; readonly staggerMs: number; readonly restart: boolean }
+    | null;
+  /** URLs. */
+  readonly preload: readonly string[];
+  readonly dashboard: { readonly host: string | null; readonly port: number } | null;
+  readonly nanny: ((listening: string) => Promise<string>) | null;
+  /** Dask's configuration; what options say stands above it. */
+  readonly config: DaskConfig;
   readonly signal: AbortSignal | null;
   readonly logger: Logger;
   readonly transport: Transport;
@@ -103,8 +138,13 @@ export async function readOptions(given: string | WorkerOptions = {}): Promise<W
   if (!Number.isSafeInteger(slots) || slots < 1) {
     throw new RangeError(`Cannot start a worker with ${slots} slots: expected a whole number of at least 1`);
   }
-  const port = options.port ?? 0;
-  if (!Number.isInteger(port) || port < 0 || port > 65_535) {
+  const { port = 0 } = options;
+  const ports = typeof port === "number" ? [port] : port;
+  if (ports.length === 0) {
+    throw new RangeError("Cannot listen on no port: expected at least one, or 0 for any");
+  }
+  for (const port of ports) {
+    if (Number.isInteger(port) && port >= 0 && port <= 65_535) continue;
     throw new RangeError(`Cannot listen on port ${port}: expected a number from 0 to 65535`);
   }
   for (const [name, amount] of Object.entries(options.resources ?? {})) {
@@ -115,32 +155,40 @@ export async function readOptions(given: string | WorkerOptions = {}): Promise<W
   if (options.protocol !== undefined && options.protocol !== "tcp" && options.protocol !== "tls") {
     throw new TypeError(`Cannot use the protocol "${options.protocol}": expected "tcp" or "tls"`);
   }
-  const scheduler = await schedulerAddress(options);
+  const logger = options.logger ?? silent;
+  const config = await loadConfig(logger);
+  const scheduler = await schedulerAddress(options, config, logger);
   const protocol = options.protocol ?? parseAddress(scheduler).scheme;
-  if (options.transport === undefined && options.tls === undefined) {
+  const tls = options.tls ?? tlsOf(config, "worker");
+  if (options.transport === undefined && tls === undefined) {
     for (const [verb, text] of [["connect to", scheduler], ["listen on", `${protocol}://`]] as const) {
       if (text.startsWith("tls:")) throw new DaskError(certificatesMissing(verb, text));
     }
   }
-  const logger = options.logger ?? silent;
   return {
     scheduler,
     name: options.name ?? null,
     slots,
     memoryLimitBytes: memoryLimitBytes(options.memoryLimit ?? "auto", slots, logger),
-    resources: options.resources ?? {},
+    resources: options.resources ?? config.resources ?? {},
     permissions: options.permissions,
     protocol,
     host: options.host ?? null,
-    port,
+    ports,
     contactAddress: options.contactAddress === undefined
       ? null
       : normalizeAddress(options.contactAddress, { defaultScheme: protocol }),
-    localDirectory: options.localDirectory ?? null,
+    localDirectory: options.localDirectory ?? config.temporaryDirectory,
     connectTimeoutMs: options.connectTimeoutMs ?? null,
+    lifetime: readLifetime(options, config),
+    preload: readPreload(options, config, logger),
+    dashboard: options.dashboardAddress === undefined ? null : parseHostPort(options.dashboardAddress),
+    nanny: options.nanny ?? null,
+    config,
     signal: options.signal ?? null,
     logger,
-    transport: options.transport ?? await transportFor(options.tls),
+    ...await encryption(tls),
+    ...(options.transport === undefined ? {} : { transport: options.transport }),
     validate: options.validate ?? false,
   };
 }
@@ -161,41 +209,88 @@ function refuseUnavailable(options: WorkerOptions): void {
 }
 
 /** Workers without certificates do not load what handles them. */
-async function transportFor(tls: TlsOptions | undefined): Promise<Transport> {
-  return tls === undefined ? tcp : (await import("../comm/tls.ts")).tlsTransport(tls);
+async function encryption(
+  tls: TlsOptions | undefined,
+): Promise<{ readonly transport: Transport; readonly tls: WorkerSettings["tls"] }> {
+  if (tls === undefined) return { transport: tcp, tls: null };
+  const { readTls, tlsTransport } = await import("../comm/tls.ts");
+  const { ca, cert, key } = readTls(tls);
+  return { transport: tlsTransport(tls), tls: { ca, cert, key } };
 }
 
-async function schedulerAddress(options: WorkerOptions): Promise<string> {
-  const defaults = {
-    defaultPort: SCHEDULER_PORT,
-    ...(options.protocol === undefined ? {} : { defaultScheme: options.protocol }),
-  };
-  if (options.schedulerFile !== undefined) {
-    return normalizeAddress(await readSchedulerFile(options.schedulerFile), defaults);
+function readLifetime(options: WorkerOptions, { lifetime }: DaskConfig): WorkerSettings["lifetime"] {
+  const durationMs = options.lifetime ?? lifetime.durationMs;
+  if (durationMs === null || durationMs === 0) return null;
+  const staggerMs = options.lifetimeStagger ?? lifetime.staggerMs ?? 0;
+  for (const [name, ms] of [["lifetime", durationMs], ["lifetimeStagger", staggerMs]] as const) {
+    if (!Number.isFinite(ms) || ms < 0) {
+      throw new RangeError(`Cannot use ${ms} for "${name}": expected milliseconds of at least 0`);
+    }
   }
-  if (options.address !== undefined) return normalizeAddress(options.address, defaults);
-  return normalizeAddress(environmentAddress() ?? "127.0.0.1", defaults);
+  return { durationMs, staggerMs, restart: options.lifetimeRestart ?? lifetime.restart ?? false };
 }
 
-function environmentAddress(): string | undefined {
-  try {
-    return Deno.env.get("DASK_SCHEDULER_ADDRESS");
-  } catch {
-    return undefined; // no permission to look: as if it were not set
+/** Of the modules in the configuration only ours: dask's own workers read the same files. */
+function readPreload(options: WorkerOptions, config: DaskConfig, logger: Logger): string[] {
+  const ours = config.preload.filter((module) => /\.[cm]?[jt]sx?(?:[?#].*)?$/.test(module));
+  if (options.preload === undefined && ours.length < config.preload.length) {
+    logger.log(
+      "info",
+      "Modules of distributed.worker.preload that are not TypeScript or JavaScript are left out",
+    );
   }
+  return (options.preload ?? ours).map((module) => {
+    if (module instanceof URL) return module.href;
+    if (/^[a-z][a-z\d+.-]+:/i.test(module)) return module;
+    const path = module.startsWith("/") ? module : `${Deno.cwd()}/${module}`;
+    return new URL(`file://${path.split("/").map(encodeURIComponent).join("/")}`).href;
+  });
 }
 
-async function readSchedulerFile(file: string | URL): Promise<string> {
-  let address: unknown;
-  try {
-    address = (JSON.parse(await Deno.readTextFile(file)) as { address?: unknown }).address;
-  } catch (cause) {
-    throw new DaskError(`Cannot read the scheduler file "${file}": ${(cause as Error).message}`, { cause });
-  }
-  if (typeof address !== "string") {
+async function schedulerAddress(options: WorkerOptions, config: DaskConfig, logger: Logger): Promise<string> {
+  const given = options.schedulerFile === undefined
+    ? options.address ?? config.schedulerAddress ?? "127.0.0.1"
+    : await readSchedulerFile(options.schedulerFile, options, logger);
+  const { protocol } = options;
+  return protocol === undefined
+    ? normalizeAddress(withDefaultScheme(given, config), { defaultPort: SCHEDULER_PORT })
+    : normalizeAddress(given, { defaultPort: SCHEDULER_PORT, defaultScheme: protocol });
+}
+
+/** A look at a scheduler file that is not there yet, this often, ms; a line in the log so long after the first one. */
+const LOOK_MS = 200;
+const TELL_MS = 5_000;
+
+/** Batch systems start workers with their scheduler: its file may come later, and be seen half written. */
+async function readSchedulerFile(
+  file: string | URL,
+  { connectTimeoutMs = Infinity, signal }: WorkerOptions,
+  logger: Logger,
+): Promise<string> {
+  let told = false;
+  for (const startedAt = Date.now();; await pause(LOOK_MS, signal)) {
+    signal?.throwIfAborted();
+    let read: unknown;
+    try {
+      read = JSON.parse(await Deno.readTextFile(file));
+    } catch (cause) {
+      const early = cause instanceof Deno.errors.NotFound || cause instanceof SyntaxError;
+      const waitedMs = Date.now() - startedAt;
+      if (!early || waitedMs + LOOK_MS > connectTimeoutMs) {
+        throw new DaskError(`Cannot read the scheduler file "${file}": ${(cause as Error).message}`, {
+          cause,
+        });
+      }
+      if (!told && waitedMs >= TELL_MS) {
+        told = true;
+        logger.log("info", `Waiting for the scheduler file "${file}"`);
+      }
+      continue;
+    }
+    const { address } = (read ?? {}) as { address?: unknown };
+    if (typeof address === "string") return address;
     throw new DaskError(`Cannot read the scheduler file "${file}": it holds no "address"`);
   }
-  return address;
 }
 
 /** Reads a memory limit as dask does; `null`: none. */

@@ -117,7 +117,8 @@ async function attempt(
   }
 }
 
-function pause(ms: number, signal: AbortSignal | null): Promise<void> {
+/** Waits, less long when `signal` aborts. */
+export function pause(ms: number, signal: AbortSignal | null | undefined): Promise<void> {
   return new Promise((resolve) => {
     const end = () => {
       clearTimeout(timer);
@@ -142,13 +143,17 @@ export async function askVersions(channel: Channel, logger: Logger): Promise<unk
 export interface Introduction {
   readonly id: string;
   readonly address: string;
-  readonly name: string;
+  readonly name: string | number;
   readonly slots: number;
   readonly memoryLimitBytes: number | null;
   readonly resources: Readonly<Record<string, number>>;
   readonly localDirectory: string;
   readonly versions: unknown;
   readonly metrics: Readonly<Record<string, unknown>>;
+  /** Port of the HTTP server; null: there is none. */
+  readonly dashboardPort: number | null;
+  /** Address of the process that watches this worker. */
+  readonly nanny: string | null;
 }
 
 /**
@@ -174,10 +179,10 @@ export async function register(
       resources: introduction.resources,
       memory_limit: introduction.memoryLimitBytes,
       metrics: introduction.metrics,
-      services: {},
+      services: introduction.dashboardPort === null ? {} : { dashboard: introduction.dashboardPort },
       local_directory: introduction.localDirectory,
       versions: introduction.versions,
-      nanny: null,
+      nanny: introduction.nanny,
       pid: Deno.pid,
       // Shown beside the other facts of a worker in the scheduler's `identity`.
       extra: { language: "typescript" },

@@ -7,7 +7,7 @@
 import type { Ref } from "../actors/kernel/mod.ts";
 import type { PeerCalls } from "../actors/peer/messages.ts";
 import { filesIn, type StoreCalls } from "../actors/store/mod.ts";
-import type { Logger, LogLevel } from "../base/log.ts";
+import type { Logger } from "../base/log.ts";
 import { serialized } from "../protocol/envelope.ts";
 import { DaskError } from "../protocol/errors.ts";
 import { type Key, keyText, keyToWire } from "../protocol/key.ts";
@@ -23,6 +23,7 @@ import {
   readString,
 } from "../protocol/read.ts";
 import { errorData, writeException } from "../protocol/remote_error.ts";
+import type { LogRing } from "./log_ring.ts";
 import type { Address } from "./machine/events.ts";
 import type { WorkerCalls } from "./messages.ts";
 import { readWhoHas } from "./wire.ts";
@@ -275,40 +276,4 @@ function plain(value: unknown): unknown {
   }
   if (typeof value !== "object" || value === null) return value === undefined ? null : value;
   return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, plain(item)]));
-}
-
-/** Lines kept for `get_logs`. */
-const LOG_LINES_MAX = 500;
-const LEVEL_NAMES: Readonly<Record<LogLevel, string>> = {
-  debug: "DEBUG",
-  info: "INFO",
-  warning: "WARNING",
-  error: "ERROR",
-};
-
-/** A logger that passes lines on and keeps the last ones, for `get_logs`. */
-export class LogRing implements Logger {
-  readonly #next: Logger;
-  readonly #lines: { readonly at: number; readonly level: LogLevel; readonly message: string }[] = [];
-
-  constructor(next: Logger) {
-    this.#next = next;
-  }
-
-  log(level: LogLevel, message: string, fields?: Readonly<Record<string, unknown>>): void {
-    this.#next.log(level, message, fields);
-    if (level === "debug") return;
-    if (this.#lines.length === LOG_LINES_MAX) this.#lines.shift();
-    this.#lines.push({ at: Date.now(), level, message });
-  }
-
-  /** Lines as dask's clients read them; `start` in seconds since the epoch. */
-  newestFirst(start: number, count: number, timestamps: boolean): unknown[] {
-    const lines: unknown[] = [];
-    for (const { at, level, message } of this.#lines.toReversed()) {
-      if (lines.length >= count || at / 1000 < start) break;
-      lines.push(timestamps ? [at / 1000, LEVEL_NAMES[level], message] : [LEVEL_NAMES[level], message]);
-    }
-    return lines;
-  }
 }

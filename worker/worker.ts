@@ -10,17 +10,19 @@ import { OUTGOING_MAX, type Peer, PEER_CONNECT_MS_MAX, startPeer } from "../acto
 import { startStore, storeAllocator, storeLinker } from "../actors/store/mod.ts";
 import type { Logger } from "../base/log.ts";
 import { RpcPool } from "../comm/pool.ts";
-import { serve, type Server } from "../comm/server.ts";
+import { serve, type Server, type ServerHandler } from "../comm/server.ts";
 import { formatAddress, isWildcardHost, parseAddress } from "../protocol/address.ts";
 import { decodeMessage, serialized } from "../protocol/envelope.ts";
 import { DaskError } from "../protocol/errors.ts";
 import { type Key, keyText, keyToWire } from "../protocol/key.ts";
+import { readRecord } from "../protocol/read.ts";
 import { errorData, writeException } from "../protocol/remote_error.ts";
 import { listenerTo, startWorkerActor } from "./actor.ts";
 import { type Directories, makeDirectories } from "./directories.ts";
 import type { ExecutorPool } from "./execute/executor.ts";
 import { startProcessPool } from "./execute/processes.ts";
 import {
+  type Figures,
   firstFigures,
   type Meter,
   startHeartbeats,
@@ -28,12 +30,15 @@ import {
   writeExecuting,
   writeMetrics,
 } from "./heartbeat.ts";
+import { nextWait, retireAfterMs } from "./lifetime.ts";
+import { LogRing } from "./log_ring.ts";
 import type { Address, WorkerEvent, WorkerStatus } from "./machine/events.ts";
 import { WorkerMachine } from "./machine/machine.ts";
 import type { WorkerCalls } from "./messages.ts";
 import { readOptions, type WorkerOptions, type WorkerSettings } from "./options.ts";
+import { listenOnFree } from "./ports.ts";
 import { askVersions, type Connection, connectScheduler, register } from "./registration.ts";
-import { answerRpc, LogRing, type RpcParts } from "./rpc.ts";
+import { answerRpc, type RpcParts, type WorkerDescription } from "./rpc.ts";
 import {
   type FromScheduler,
   readFromScheduler,
@@ -58,6 +63,8 @@ export interface WorkerEnd {
   readonly reason: string;
   /** Whether a bug of ours ended it. */
   readonly crashed: boolean;
+  /** Whether its owner should start another one: its lifetime was over, and `lifetimeRestart` was set. */
+  readonly restart: boolean;
 }
 
 /** A running worker. `await using worker = await startWorker(…)` ends it with its block. */
@@ -78,6 +85,13 @@ export interface WorkerHandle extends AsyncDisposable {
   readonly closed: Promise<void>;
   /** As `closed`, with how it ended. */
   readonly ended: Promise<WorkerEnd>;
+  /** Port of the HTTP server with `/health`, `/metrics` and `/info`; `null`: there is none. */
+  readonly dashboardPort: number | null;
+  /**
+   * Takes no new tasks, hands its data over to other workers, which takes the time it takes, then ends as `close`. What
+   * still runs then is run again elsewhere.
+   */
+  retire(reason?: string): Promise<void>;
   /** Leaves the cluster and ends all its processes. Idempotent. */
   close(reason?: string): Promise<void>;
 }
@@ -128,6 +142,7 @@ class Worker implements WorkerHandle {
   address = "";
   name = "";
   status: WorkerStatus = "init";
+  dashboardPort: number | null = null;
 
   readonly #settings: WorkerSettings;
   readonly #log: LogRing;
@@ -148,6 +163,14 @@ class Worker implements WorkerHandle {
   #setOutgoingMax: (outgoingMax: number) => void = () => {};
   #stopHeartbeats: () => void = () => {};
   #keepAlive: ReturnType<typeof setInterval> | undefined;
+  #lifetime: ReturnType<typeof setTimeout> | undefined;
+  /** CPU between the last two heartbeats, percent of one core. */
+  #cpu = 0;
+  /** Duration of the last heartbeat, seconds. */
+  #latencySeconds = 0;
+  /** Set by the first who wants it to retire. */
+  #retiring: Promise<void> | null = null;
+  #restart = false;
   /** Set once, by the first who wants the end. */
   #closing: Promise<void> | null = null;
   #end: (end: WorkerEnd) => void;
@@ -158,7 +181,8 @@ class Worker implements WorkerHandle {
     this.#log = log;
     this.#directories = directories;
     this.#connection = connection;
-    this.#rpc = new RpcPool(settings.transport);
+    const { connectMs } = settings.config.timeouts;
+    this.#rpc = new RpcPool(settings.transport, connectMs === null ? {} : { timeoutMs: connectMs });
     this.#peers = new RpcPool(settings.transport, {
       timeoutMs: PEER_CONNECT_MS_MAX,
       allocate: storeAllocator(directories.frames),
@@ -193,8 +217,10 @@ class Worker implements WorkerHandle {
       directory: frames ?? sockets,
       socketDirectory: sockets,
       scheduler: settings.scheduler,
+      tls: settings.tls,
       listener: listenerTo(() => this.#actor!, systemClock),
       logger,
+      preload: settings.preload,
       ...(settings.permissions === undefined ? {} : { permissions: settings.permissions }),
     });
     this.#pool = this.#parts.use(pool);
@@ -207,16 +233,16 @@ class Worker implements WorkerHandle {
     answering.promise.catch(() => {});
     this.#parts.defer(() => answering.reject(new DaskError("The worker has ended")));
     this.#server = this.#parts.use(
-      await serve(settings.transport, this.#listenAddress(channel.local), async (request) => {
+      await this.#listen(channel.local, async (request) => {
         const { parts, peer } = await answering.promise;
         if (request.op !== "get_data") return { reply: await answerRpc(request, parts) };
         const answer = await peer.answerGetData(request.fields, request.peer, request.serializers);
         void request.acknowledged().then(() => answer.done());
         return answer;
-      }, { allocate: storeAllocator(frames), writeFailure, logger }),
+      }),
     );
     this.address = settings.contactAddress ?? this.#contactAddress(this.#server.address, channel.local);
-    this.name = settings.name ?? this.address;
+    this.name = String(settings.name ?? this.address);
 
     const peer = this.#owned(
       startPeer({
@@ -255,32 +281,46 @@ class Worker implements WorkerHandle {
       logger,
       log: this.#log,
       versions,
-      describe: () => ({
-        id: this.id,
-        address: this.address,
-        name: this.name,
-        scheduler: settings.scheduler,
-        status: this.status,
-        slots: this.slots,
-        memoryLimitBytes: settings.memoryLimitBytes,
-      }),
+      describe: () => this.#describe(),
       whoHas: (keys) => this.#whoHas(keys),
       close: (reason) => void this.close(reason),
     };
     answering.resolve({ parts, peer });
+    const figures = async (cpu: number): Promise<Figures> => {
+      const [counts, stored, transfers] = await Promise.all([
+        actor.ref.ask("counts", {}),
+        store.ref.ask("usage", {}),
+        peer.ref.ask("usage", {}),
+      ]);
+      return {
+        at: Date.now(),
+        counts,
+        store: stored,
+        peer: transfers,
+        cpu,
+        rss: this.#meter.rss(),
+        loopIntervalSeconds: this.#meter.loopIntervalSeconds,
+      };
+    };
 
     await warm;
     settings.signal?.throwIfAborted();
+    if (settings.dashboard !== null) {
+      await this.#serveHttp(settings.dashboard, () => figures(this.#cpu));
+    }
+    const nanny = await settings.nanny?.(this.#server.address) ?? null;
     const { clockMs, heartbeatMs } = await register(channel, {
       id: this.id,
       address: this.address,
-      name: this.name,
+      name: settings.name ?? this.address,
       slots: this.slots,
       memoryLimitBytes: settings.memoryLimitBytes,
       resources: settings.resources,
       localDirectory: frames ?? sockets,
       versions,
       metrics: writeMetrics(firstFigures(Date.now(), this.#meter)),
+      dashboardPort: this.dashboardPort,
+      nanny: nanny === null ? null : this.#contactAddress(nanny, channel.local),
     });
     this.#clockMs = clockMs;
     this.#takeStatus("running", `worker-status-change-${Date.now() / 1000}`);
@@ -288,30 +328,20 @@ class Worker implements WorkerHandle {
     const heartbeats = startHeartbeats({
       intervalMs: heartbeatMs,
       beat: async (signal) => {
-        const now = Date.now();
-        const [counts, stored, transfers] = await Promise.all([
-          actor.ref.ask("counts", {}),
-          store.ref.ask("usage", {}),
-          peer.ref.ask("usage", {}),
-        ]);
-        const meter = this.#meter;
-        return await this.#rpc.call(settings.scheduler, {
+        this.#cpu = this.#meter.cpu();
+        const current = await figures(this.#cpu);
+        const startedAt = performance.now();
+        const reply = await this.#rpc.call(settings.scheduler, {
           op: "heartbeat_worker",
           address: this.address,
-          now: now / 1000,
-          metrics: writeMetrics({
-            at: now,
-            counts,
-            store: stored,
-            peer: transfers,
-            cpu: meter.cpu(),
-            rss: meter.rss(),
-            loopIntervalSeconds: meter.loopIntervalSeconds,
-          }),
-          executing: writeExecuting(counts.executing, now),
+          now: current.at / 1000,
+          metrics: writeMetrics(current),
+          executing: writeExecuting(current.counts.executing, current.at),
           extensions: {},
           reply: true,
         }, { signal });
+        this.#latencySeconds = (performance.now() - startedAt) / 1000;
+        return reply;
       },
       onClock: (differenceMs) => this.#clockMs = differenceMs,
       onLost: (reason) => void this.#close(reason, "scheduler"),
@@ -320,8 +350,16 @@ class Worker implements WorkerHandle {
     this.#stopHeartbeats = () => heartbeats.stop();
     this.#keepAlive = setInterval(() => this.#send({ op: "keep-alive" }), KEEP_ALIVE_MS);
     settings.signal?.addEventListener("abort", this.#onAbort, { once: true });
+    const { lifetime } = settings;
+    if (lifetime !== null) {
+      this.#retireAfter(retireAfterMs(lifetime.durationMs, lifetime.staggerMs, Math.random()));
+    }
     logger.log("info", `Worker at ${this.address} (${this.name}), registered to ${settings.scheduler}`);
     logger.log("info", this.description);
+  }
+
+  retire(reason = "retired by its owner"): Promise<void> {
+    return this.#retiring ??= this.#retire(reason);
   }
 
   close(reason = "closed by its owner"): Promise<void> {
@@ -349,9 +387,10 @@ class Worker implements WorkerHandle {
     this.#settings.signal?.removeEventListener("abort", this.#onAbort);
     this.#stopHeartbeats();
     clearInterval(this.#keepAlive);
+    clearTimeout(this.#lifetime);
     this.#connection.channel.abort();
     await this.#parts.disposeAsync();
-    this.#end({ reason: "the start failed", crashed: false });
+    this.#end({ reason: "the start failed", crashed: false, restart: false });
   }
 
   /** The part ends with the worker. */
@@ -360,26 +399,90 @@ class Worker implements WorkerHandle {
     return actor;
   }
 
-  #listenAddress(local: string): string {
-    const { protocol, host, port } = this.#settings;
-    return formatAddress({
-      ...parseAddress(local),
-      scheme: protocol,
-      ...(host === null ? {} : { host }),
-      port,
+  #describe(): WorkerDescription {
+    const { scheduler, memoryLimitBytes } = this.#settings;
+    const { id, address, name, status, slots } = this;
+    return { id, address, name, scheduler, status, slots, memoryLimitBytes };
+  }
+
+  #listen(local: string, handler: ServerHandler): Promise<Server> {
+    const { protocol: scheme, host, ports, transport } = this.#settings;
+    const options = { allocate: storeAllocator(this.#directories.frames), writeFailure, logger: this.#log };
+    return listenOnFree(ports, (port) => {
+      const bound = { ...parseAddress(local), scheme, port };
+      const address = formatAddress(host === null ? bound : { ...bound, host });
+      return serve(transport, address, handler, options);
     });
   }
 
-  /** A wildcard says nothing to others: they get the host by which the scheduler is reached. */
+  async #serveHttp(
+    { host, port }: { readonly host: string | null; readonly port: number },
+    figures: () => Promise<Figures>,
+  ): Promise<void> {
+    const { serveHttp } = await import("./http.ts");
+    const server = this.#parts.use(serveHttp({
+      host: host ?? parseAddress(this.#server!.address).host,
+      port,
+      logger: this.#log,
+      report: async () => ({
+        description: this.#describe(),
+        figures: await figures(),
+        latencySeconds: this.#latencySeconds,
+        logs: this.#log.newestFirst(0, Infinity, true),
+      }),
+      ticks: () => this.#meter.ticks(),
+      namespace: this.#settings.config.prometheusNamespace ?? "dask",
+    }));
+    this.dashboardPort = server.port;
+    this.#log.log("info", `Pages at http://${server.host}:${server.port}/info`);
+  }
+
+  /** What others are told of an address that is listened on: a wildcard says nothing to them, a name is kept. */
   #contactAddress(bound: string, local: string): string {
     const address = parseAddress(bound);
-    const named = this.#settings.host;
+    const { host, contactAddress } = this.#settings;
+    if (contactAddress !== null) {
+      return formatAddress({ ...address, host: parseAddress(contactAddress).host });
+    }
     if (isWildcardHost(address.host)) return formatAddress({ ...address, host: parseAddress(local).host });
     return formatAddress(
-      named === null
-        ? address
-        : { ...address, host: parseAddress(formatAddress({ ...address, host: named })).host },
+      host === null ? address : { ...address, host: parseAddress(formatAddress({ ...address, host })).host },
     );
+  }
+
+  #retireAfter(ms: number): void {
+    const { waitMs, leftMs } = nextWait(ms);
+    this.#lifetime = setTimeout(() => {
+      if (leftMs > 0) return this.#retireAfter(leftMs);
+      this.#restart = this.#settings.lifetime?.restart ?? false;
+      void this.retire("its lifetime is over");
+    }, waitMs);
+  }
+
+  async #retire(reason: string): Promise<void> {
+    if (this.#closing !== null) return await this.#closing;
+    this.#log.log("info", `Retiring worker at ${this.address}: ${reason}`);
+    try {
+      // The scheduler takes our data elsewhere first, which we serve, and forgets us then.
+      const retired = await this.#rpc.call(this.#settings.scheduler, {
+        op: "retire_workers",
+        workers: [this.address],
+        close_workers: false,
+        remove: true,
+        stimulus_id: `worker-close-gracefully-${Date.now() / 1000}`,
+      });
+      if (!Object.hasOwn(readRecord(retired, "retire_workers reply"), this.address)) {
+        this.#log.log(
+          "warning",
+          "No other worker takes over the data of this one: it will be computed again",
+        );
+      }
+    } catch (error) {
+      if (this.#closing === null) {
+        this.#log.log("warning", `Cannot retire in order: ${(error as Error).message}`);
+      }
+    }
+    await this.#close(reason, "self");
   }
 
   async #readStream(): Promise<void> {
@@ -487,6 +590,7 @@ class Worker implements WorkerHandle {
     this.#settings.signal?.removeEventListener("abort", this.#onAbort);
     this.#stopHeartbeats();
     clearInterval(this.#keepAlive);
+    clearTimeout(this.#lifetime);
     this.status = "closing";
     this.#actor?.tell("events", [{ type: "status-changed", status: "closing", at: Date.now() }]);
     if (by === "self") {
@@ -515,10 +619,13 @@ class Worker implements WorkerHandle {
     }
     await this.#directories[Symbol.asyncDispose]();
     this.status = "closed";
-    this.#end({ reason, crashed: by === "crash" });
+    this.#end({ reason, crashed: by === "crash", restart: this.#restart });
   }
 
-  readonly #onAbort = (): void => void this.close("its signal was aborted");
+  readonly #onAbort = (): void => {
+    this.#restart = false;
+    void this.close("its signal was aborted");
+  };
 }
 
 /** Waits for a step of the farewell, not for ever, and whatever comes of it. */

@@ -1,4 +1,5 @@
 import { assertEquals } from "@std/assert";
+import { EXIT_AGAIN } from "../../worker/exit_codes.ts";
 import { verdict } from "../../worker/supervisor.ts";
 
 Deno.test("verdict starts a crashed worker again, later each time, and gives up", () => {
@@ -15,4 +16,12 @@ Deno.test("verdict ends with a worker that ended as told, was refused, or may no
   assertEquals(verdict({ code: 1, signal: null }, 1, true), { type: "end", code: 1 });
   assertEquals(verdict({ code: 2, signal: null }, 1, true), { type: "end", code: 2 });
   assertEquals(verdict({ code: 137, signal: "SIGKILL" }, 1, false), { type: "end", code: 137 });
+});
+
+Deno.test("verdict starts a worker again at once that was to be restarted, or whose lifetime is over", () => {
+  const ended = { code: 0, signal: null };
+  assertEquals(verdict(ended, 9, true, true), { type: "restart", afterMs: 0 });
+  assertEquals(verdict({ code: 137, signal: "SIGKILL" }, 9, true, true), { type: "restart", afterMs: 0 });
+  assertEquals(verdict({ code: EXIT_AGAIN, signal: null }, 9, true), { type: "restart", afterMs: 0 });
+  assertEquals(verdict({ code: EXIT_AGAIN, signal: null }, 0, false), { type: "end", code: 0 });
 });

@@ -10,7 +10,7 @@ import {
   writeMetrics,
 } from "../../worker/heartbeat.ts";
 import { memoryLimitBytes } from "../../worker/options.ts";
-import { LogRing } from "../../worker/rpc.ts";
+import { LogRing } from "../../worker/log_ring.ts";
 import { readFromScheduler, readRefusable, writeLogEvent, writeToScheduler } from "../../worker/wire.ts";
 
 const AT = 1_700_000_000_000;

@@ -5,6 +5,7 @@
  * @module
  */
 import type { Client, OpenedClient } from "../../client/client.ts";
+import type { TlsOptions } from "../../comm/tls.ts";
 import { parseAddress } from "../../protocol/address.ts";
 import { DaskError } from "../../protocol/errors.ts";
 
@@ -22,14 +23,16 @@ export interface InsideTask {
 /** See the law of this file. */
 export class InsideClient {
   readonly #scheduler: string | null;
+  readonly #tls: TlsOptions | null;
   readonly #running: () => InsideTask | null;
   #opened: Promise<OpenedClient> | null = null;
   /** Whether the running task may have futures. */
   #used = false;
 
   /** `scheduler`: its address, null when the worker did not tell. */
-  constructor(scheduler: string | null, running: () => InsideTask | null) {
+  constructor(scheduler: string | null, tls: TlsOptions | null, running: () => InsideTask | null) {
     this.#scheduler = scheduler;
+    this.#tls = tls;
     this.#running = running;
   }
 
@@ -78,7 +81,7 @@ export class InsideClient {
       );
     }
     const { openClient }: typeof import("../../client/client.ts") = await import(CLIENT);
-    const opened = openClient({ address, name: "task" }, {
+    const opened = openClient({ address, name: "task", ...(this.#tls === null ? {} : { tls: this.#tls }) }, {
       inside: {
         task: () => {
           this.#used = true;

@@ -102,6 +102,10 @@ export interface ExecutorConfig {
   readonly base: string;
   /** Address of the scheduler, for clients inside of tasks; null when there is none. */
   readonly scheduler: string | null;
+  /** Certificates for those clients. */
+  readonly tls: { readonly ca: string; readonly cert: string; readonly key: string } | null;
+  /** URLs of modules to load before the first task. */
+  readonly preload: readonly string[];
 }
 
 /** Name of page `page` of an executor's ledger. */

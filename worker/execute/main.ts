@@ -59,7 +59,7 @@ class Executor {
       (page) => files.openLedger(ledgerPath(config.directory, config.prefix, page)),
     );
     this.#loader = new Loader(config.base);
-    this.#inside = new InsideClient(config.scheduler, () => this.#running);
+    this.#inside = new InsideClient(config.scheduler, config.tls, () => this.#running);
   }
 
   /** Works until the worker closes the link. */
@@ -346,6 +346,7 @@ export async function runExecutor(): Promise<never> {
     event.preventDefault();
     report("Uncaught error in task code", event.error);
   });
+  for (const module of config.preload) await preload(module);
   try {
     await new Executor(config, files, conn).work();
   } catch (error) {
@@ -353,6 +354,18 @@ export async function runExecutor(): Promise<never> {
     Deno.exit(EXIT_UNABLE);
   }
   Deno.exit(0);
+}
+
+/** Loads a module that the worker's operator named; without it this process is of no use. */
+async function preload(module: string): Promise<void> {
+  try {
+    await import(module);
+  } catch (error) {
+    // One line: it becomes part of the worker's own error.
+    const text = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+    report(`Cannot load the preload ${module}`, text.replaceAll("\n", " "));
+    Deno.exit(EXIT_UNABLE);
+  }
 }
 
 /** The first line of stdin. */

@@ -140,6 +140,26 @@ export function grantsOf(permissions: TaskPermissions, base: string, query: Quer
   return { flags, summary: summary.join(", ") || "none" };
 }
 
+/**
+ * What a process that may do everything gives up to be as `flags` say.
+ *
+ * @throws {DaskError} when a kind is granted in part: a process can give up a whole kind, not all but a part of it.
+ */
+export function revocationsOf(flags: readonly string[]): Deno.PermissionDescriptor[] {
+  const revocations: Deno.PermissionDescriptor[] = [];
+  for (const kind of [...KINDS, "run", "ffi"] as const) {
+    if (flags.includes(`--allow-${kind}`)) continue;
+    if (flags.some((flag) => flag.startsWith(`--allow-${kind}=`))) {
+      throw new DaskError(
+        `Cannot give tasks of a compiled worker the permission "${kind}" in part: give all of it or none, or start ` +
+          `the worker by deno run`,
+      );
+    }
+    revocations.push({ name: kind });
+  }
+  return revocations;
+}
+
 /** One flag that grants `values`. */
 export function flag(kind: string, values: readonly string[]): string {
   return `--allow-${kind}=${values.map((value) => value.replaceAll(",", ",,")).join(",")}`;

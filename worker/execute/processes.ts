@@ -32,6 +32,7 @@ import {
   grantsOf,
   grantsPath,
   hasWhole,
+  revocationsOf,
   type TaskPermissions,
   withGrant,
 } from "./permissions.ts";
@@ -59,12 +60,16 @@ export interface ProcessPoolOptions {
   readonly execPath?: string | undefined;
   /** How long an aborted call may go on before its process is ended, ms. Default 250. */
   readonly graceMs?: number | undefined;
+  /** URLs of modules that each executor loads before its first call, with the permissions of tasks. */
+  readonly preload?: readonly string[] | undefined;
   /** Inputs that each executor keeps for later calls, bytes. Default 256 MiB. */
   readonly inputCacheBytesMax?: number | undefined;
   /** Flags for V8, as `--max-old-space-size=512`. */
   readonly v8Flags?: readonly string[] | undefined;
   /** Address of the scheduler, for clients inside of tasks. Default: they can have none. */
   readonly scheduler?: string | undefined;
+  /** Certificates for those clients. */
+  readonly tls?: ExecutorConfig["tls"] | undefined;
   /** Calls that may go on without a slot at a time: each keeps a process. Default 64. */
   readonly secededMax?: number | undefined;
 }
@@ -81,6 +86,8 @@ export const SECEDED_MAX = 64;
 const START_FAILURES_MAX = 3;
 /** A child that has not connected after this time is ended, ms. */
 const START_TIMEOUT_MS = 30_000;
+/** The same for one that loads modules of the operator first. */
+const PRELOAD_TIMEOUT_MS = 600_000;
 /** How long a slot is left alone after its last failed start, ms. */
 const RETRY_MS = 10_000;
 /** How often a call is placed again after its executor died before it began. */
@@ -145,6 +152,7 @@ class ProcessPool implements ExecutorPool {
   readonly #command: string;
   readonly #args: readonly string[];
   readonly #config: Omit<ExecutorConfig, "token" | "prefix">;
+  readonly #startMsMax: number;
   readonly #graceMs: number;
   readonly #keptBytesMax: number;
   readonly #name: string;
@@ -184,6 +192,8 @@ class ProcessPool implements ExecutorPool {
     this.#options = options;
     this.#listener = options.listener;
     this.#logger = options.logger ?? silent;
+    const preload = options.preload ?? [];
+    this.#startMsMax = preload.length > 0 ? PRELOAD_TIMEOUT_MS : START_TIMEOUT_MS;
     this.#graceMs = options.graceMs ?? GRACE_MS;
     this.#keptBytesMax = options.inputCacheBytesMax ?? INPUT_CACHE_BYTES_MAX;
     this.#command = options.execPath ?? Deno.execPath();
@@ -203,6 +213,8 @@ class ProcessPool implements ExecutorPool {
     if (!libc) {
       flags = withGrant(withGrant(flags, "read", [options.directory]), "write", [options.directory]);
     }
+    // A compiled program has one set of permissions for all its processes: they give up what they shall not have.
+    if (standalone) revoke.push(...revocationsOf(flags));
     // Giving up a path gives up the folders around it that were granted, too: what is granted anyway stays.
     for (const kind of ["read", "write"] as const) {
       if (grantsPath(flags, kind, socket)) continue;
@@ -230,8 +242,9 @@ class ProcessPool implements ExecutorPool {
       ...flags,
       main.href,
     ];
-    const { scheduler = null } = options;
-    this.#config = { socket, parent: Deno.pid, directory: options.directory, libc, revoke, base, scheduler };
+    const { directory, scheduler = null } = options;
+    const { tls = null } = options;
+    this.#config = { socket, parent: Deno.pid, directory, libc, revoke, base, scheduler, tls, preload };
     this.description =
       `${options.slots} executor process${
         options.slots === 1 ? "" : "es"
@@ -601,7 +614,7 @@ class ProcessPool implements ExecutorPool {
     }
     slot.executor = executor;
     this.#processes.add(executor);
-    const timer = setTimeout(() => executor.kill(), START_TIMEOUT_MS);
+    const timer = setTimeout(() => executor.kill(), this.#startMsMax);
     this.#expected.set(token, { executor, slot, timer });
     executor.exited.then((exit) => this.#exited(executor, exit));
   }
@@ -750,7 +763,7 @@ class ProcessPool implements ExecutorPool {
   /** The first record must be a `hello` with a token that was given to a child and not used yet. */
   async #greet(conn: Deno.Conn): Promise<void> {
     const link: ExecutorLink = new Link(conn);
-    const deadline = setTimeout(() => link.close(), START_TIMEOUT_MS);
+    const deadline = setTimeout(() => link.close(), this.#startMsMax);
     let hello: FromExecutor | undefined;
     try {
       hello = (await link.receive())?.[0]?.records[0];
