@@ -14,7 +14,7 @@ import {
   wordsOf,
   type WorkerFlags,
 } from "./command_line.ts";
-import { EXIT_CRASHED, EXIT_ENDED, EXIT_MISUSED, EXIT_REFUSED } from "./supervisor.ts";
+import { EXIT_CRASHED, EXIT_ENDED, EXIT_MISUSED, EXIT_REFUSED, EXIT_RESTART } from "./supervisor.ts";
 
 /** Runs the command line; resolves to the exit code. */
 export async function main(words: readonly string[]): Promise<number> {
@@ -49,7 +49,7 @@ async function run(flags: WorkerFlags): Promise<number> {
     return EXIT_MISUSED;
   }
   const logger = await openLog(flags);
-  if (flags.nanny || flags.nworkers > 1) {
+  if (flags.supervisor === undefined && (flags.nanny || flags.nworkers > 1)) {
     const { canSupervise, supervise } = await import("./supervisor.ts");
     if (flags.nworkers === 1 && !await canSupervise()) {
       logger.log(
@@ -107,11 +107,12 @@ async function runWorker(flags: WorkerFlags, logger: Logger): Promise<number> {
       ...(flags.taskPermissions === undefined
         ? {}
         : { permissions: await readPermissions(flags.taskPermissions) }),
+      nanny: flags.supervisor !== undefined && flags.nanny,
       signal: stop.signal,
       logger,
     });
     const end = await worker.ended;
-    return end.crashed ? EXIT_CRASHED : EXIT_ENDED;
+    return end.crashed ? EXIT_CRASHED : end.restart ? EXIT_RESTART : EXIT_ENDED;
   } catch (error) {
     if (stop.signal.aborted) return EXIT_ENDED;
     complain(error instanceof Error ? error.message : String(error));

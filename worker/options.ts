@@ -49,6 +49,11 @@ export interface WorkerOptions {
   readonly localDirectory?: string;
   /** Milliseconds in which the scheduler must be reached. Default: no limit. */
   readonly connectTimeoutMs?: number;
+  /**
+   * Whether whoever owns this worker starts another one when it ended with `restart`; `client.restart()` then works for
+   * it, as for one with a nanny. Default false: it ends, and the client waits for another in vain.
+   */
+  readonly nanny?: boolean;
   /** Ends the worker, also while it starts. */
   readonly signal?: AbortSignal;
   /** Where lines go. Default: nowhere. */
@@ -80,6 +85,7 @@ export interface WorkerSettings {
   readonly contactAddress: string | null;
   readonly localDirectory: string | null;
   readonly connectTimeoutMs: number | null;
+  readonly nanny: boolean;
   readonly signal: AbortSignal | null;
   readonly logger: Logger;
   readonly transport: Transport;
@@ -103,11 +109,7 @@ export async function readOptions(given: string | WorkerOptions = {}): Promise<W
   if (!Number.isInteger(port) || port < 0 || port > 65_535) {
     throw new RangeError(`Cannot listen on port ${port}: expected a number from 0 to 65535`);
   }
-  for (const [name, amount] of Object.entries(options.resources ?? {})) {
-    if (!Number.isFinite(amount) || amount < 0) {
-      throw new RangeError(`Cannot offer ${amount} of resource "${name}": expected a number of at least 0`);
-    }
-  }
+  checkResources(options.resources ?? {});
   const scheduler = await schedulerAddress(options);
   if (parseAddress(scheduler).scheme === "tls" && options.transport === undefined) {
     throw new DaskError(`Cannot connect to ${scheduler}: TLS is not available yet, use a tcp:// address`);
@@ -125,11 +127,21 @@ export async function readOptions(given: string | WorkerOptions = {}): Promise<W
     contactAddress: options.contactAddress === undefined ? null : normalizeAddress(options.contactAddress),
     localDirectory: options.localDirectory ?? null,
     connectTimeoutMs: options.connectTimeoutMs ?? null,
+    nanny: options.nanny ?? false,
     signal: options.signal ?? null,
     logger,
     transport: options.transport ?? tcp,
     validate: options.validate ?? false,
   };
+}
+
+/** Throws a {@linkcode RangeError} that names the first amount that makes no sense. */
+export function checkResources(resources: Readonly<Record<string, number>>): void {
+  for (const [name, amount] of Object.entries(resources)) {
+    if (!Number.isFinite(amount) || amount < 0) {
+      throw new RangeError(`Cannot offer ${amount} of resource "${name}": expected a number of at least 0`);
+    }
+  }
 }
 
 function refuseUnavailable(options: WorkerOptions): void {

@@ -7,7 +7,7 @@ import type { Logger } from "../base/log.ts";
 import { type Channel, openChannel } from "../comm/channel.ts";
 import type { Comm, Transport } from "../comm/comm.ts";
 import { CommClosedError, DaskError } from "../protocol/errors.ts";
-import { type Fields, readNumber, readRecord, readString } from "../protocol/read.ts";
+import { type Fields, readNullable, readNumber, readRecord, readString } from "../protocol/read.ts";
 
 /** Releases of dask whose protocol this worker speaks: the first, and the last that the tests ran against. */
 const RELEASE_MIN = [2025, 4, 0];
@@ -176,17 +176,19 @@ export interface Introduction {
   readonly localDirectory: string;
   readonly versions: unknown;
   readonly metrics: Readonly<Record<string, unknown>>;
+  /** Whether somebody starts another worker when this one ends: it is its own nanny then, for all the scheduler knows. */
+  readonly nanny: boolean;
 }
 
 /**
- * Registers. Afterwards the channel is the stream; what it brings next may be tasks already.
+ * Registers; `plugins` are the names of the plugins that workers are to have. Afterwards the channel is the stream; what it brings next may be tasks already.
  *
  * @throws {DaskError} with the scheduler's own words when it refuses.
  */
 export async function register(
   channel: Channel,
   introduction: Introduction,
-): Promise<{ readonly clockMs: number; readonly heartbeatMs: number }> {
+): Promise<{ readonly clockMs: number; readonly heartbeatMs: number; readonly plugins: readonly string[] }> {
   const startedAt = Date.now();
   const reply = readRecord(
     await ask(channel, {
@@ -204,7 +206,7 @@ export async function register(
       services: {},
       local_directory: introduction.localDirectory,
       versions: introduction.versions,
-      nanny: null,
+      nanny: introduction.nanny ? introduction.address : null,
       pid: Deno.pid,
       // Shown beside the other facts of a worker in the scheduler's `identity`.
       extra: { language: "typescript" },
@@ -219,6 +221,9 @@ export async function register(
   return {
     clockMs: time - (startedAt + Date.now()) / 2,
     heartbeatMs: readNumber(reply["heartbeat-interval"], "register-worker reply.heartbeat-interval") * 1000,
+    plugins: Object.keys(
+      readNullable(reply["worker-plugins"], "register-worker reply.worker-plugins", readRecord) ?? {},
+    ),
   };
 }
 

@@ -12,6 +12,8 @@ export const EXIT_ENDED = 0;
 export const EXIT_REFUSED = 1;
 /** The command line makes no sense, or permissions are missing. */
 export const EXIT_MISUSED = 2;
+/** It made room for another one, as it was asked to (`client.restart()`). */
+export const EXIT_RESTART = 75;
 /** A bug ended it. */
 export const EXIT_CRASHED = 70;
 
@@ -41,6 +43,7 @@ export function verdict(
   quickDeaths: number,
   restart: boolean,
 ): { readonly type: "end"; readonly code: number } | { readonly type: "restart"; readonly afterMs: number } {
+  if (restart && status.code === EXIT_RESTART) return { type: "restart", afterMs: 0 };
   const crashed = status.signal !== null || ![EXIT_ENDED, EXIT_REFUSED, EXIT_MISUSED].includes(status.code);
   if (!crashed || !restart || quickDeaths >= QUICK_DEATHS_MAX) return { type: "end", code: status.code };
   return { type: "restart", afterMs: BACKOFF_MS * 2 ** Math.max(0, quickDeaths - 1) };
@@ -76,7 +79,7 @@ export async function supervise(supervision: Supervision): Promise<number> {
           "run",
           ...permissions,
           supervision.entrypoint,
-          "--no-nanny",
+          supervision.restart ? "--nanny" : "--no-nanny",
           `--supervisor=${Deno.pid}`,
           ...words,
         ],
@@ -88,14 +91,16 @@ export async function supervise(supervision: Supervision): Promise<number> {
       const status = await child.status;
       children.delete(child);
       if (stopping) return status.signal === null ? status.code : EXIT_ENDED;
-      quickDeaths = Date.now() - startedAt < QUICK_MS ? quickDeaths + 1 : 0;
+      const asked = status.code === EXIT_RESTART;
+      quickDeaths = Date.now() - startedAt < QUICK_MS && !asked ? quickDeaths + 1 : 0;
       const next = verdict(status, quickDeaths, supervision.restart);
       const how = status.signal === null ? `with code ${status.code}` : `by ${status.signal}`;
       if (next.type === "end") {
         if (next.code !== EXIT_ENDED) logger.log("error", `The worker ended ${how}`);
         return next.code;
       }
-      logger.log("warning", `The worker died ${how}, it is started again in ${next.afterMs} ms`);
+      if (asked) logger.log("info", "The worker is started again, as it was asked to");
+      else logger.log("warning", `The worker died ${how}, it is started again in ${next.afterMs} ms`);
       await Promise.race([stopped, new Promise((resolve) => setTimeout(resolve, next.afterMs))]);
       if (stopping) return EXIT_ENDED;
     }

@@ -18,22 +18,24 @@ import { type Key, keyText, keyToWire } from "../protocol/key.ts";
 import { errorData, writeException } from "../protocol/remote_error.ts";
 import { listenerTo, startWorkerActor } from "./actor.ts";
 import { type Directories, makeDirectories } from "./directories.ts";
-import type { ExecutorPool } from "./execute/executor.ts";
+import type { CallsAside } from "./execute/aside.ts";
+import type { ExecutorListener, ExecutorPool, Outcome } from "./execute/executor.ts";
 import { startProcessPool } from "./execute/processes.ts";
 import {
+  averageBandwidth,
+  BANDWIDTH_BYTES,
   firstFigures,
-  type Meter,
   startHeartbeats,
-  startMeter,
   writeExecuting,
   writeMetrics,
 } from "./heartbeat.ts";
-import type { Address, WorkerEvent, WorkerStatus } from "./machine/events.ts";
+import type { Address, RunSpec, WorkerEvent, WorkerStatus } from "./machine/events.ts";
 import { WorkerMachine } from "./machine/machine.ts";
 import type { WorkerCalls } from "./messages.ts";
-import { readOptions, type WorkerOptions, type WorkerSettings } from "./options.ts";
+import { Monitor } from "./monitor.ts";
+import { checkResources, readOptions, type WorkerOptions, type WorkerSettings } from "./options.ts";
 import { askVersions, type Connection, connectScheduler, register } from "./registration.ts";
-import { answerRpc, LogRing, type RpcParts } from "./rpc.ts";
+import { answerRpc, LogRing, type RpcParts, warnOfPlugin } from "./rpc.ts";
 import {
   type FromScheduler,
   readFromScheduler,
@@ -57,6 +59,8 @@ export interface WorkerEnd {
   readonly reason: string;
   /** Whether a bug of ours ended it. */
   readonly crashed: boolean;
+  /** Whether it was asked to make room for another one, which its owner is to start (`client.restart()`). */
+  readonly restart: boolean;
 }
 
 /** A running worker. `await using worker = await startWorker(…)` ends it with its block. */
@@ -77,6 +81,12 @@ export interface WorkerHandle extends AsyncDisposable {
   readonly closed: Promise<void>;
   /** As `closed`, with how it ended. */
   readonly ended: Promise<WorkerEnd>;
+  /**
+   * Changes the amounts of resources named here, as `{ GPU: 2 }`, and tells the scheduler. Resolves when that knows.
+   *
+   * @throws {RangeError} for an amount that is no number of at least 0.
+   */
+  setResources(resources: Readonly<Record<string, number>>): Promise<void>;
   /** Leaves the cluster and ends all its processes. Idempotent. */
   close(reason?: string): Promise<void>;
 }
@@ -135,7 +145,7 @@ class Worker implements WorkerHandle {
   /** Connections to the scheduler, and to peers. */
   readonly #rpc: RpcPool;
   readonly #peers: RpcPool;
-  readonly #meter: Meter = startMeter();
+  readonly #monitor = new Monitor(() => this.#pool?.processes() ?? []);
   /** What ends with the worker, last first. */
   readonly #parts = new AsyncDisposableStack();
   /** The scheduler's clock minus ours, ms. */
@@ -144,11 +154,15 @@ class Worker implements WorkerHandle {
   #pool: ExecutorPool | null = null;
   #machine: WorkerMachine | null = null;
   #actor: Ref<WorkerCalls> | null = null;
+  #aside: Promise<CallsAside> | null = null;
+  #bandwidth = BANDWIDTH_BYTES;
   #setOutgoingMax: (outgoingMax: number) => void = () => {};
   #stopHeartbeats: () => void = () => {};
   #keepAlive: ReturnType<typeof setInterval> | undefined;
   /** Set once, by the first who wants the end. */
   #closing: Promise<void> | null = null;
+  /** Resolves when a closing worker has taken its leave of the scheduler. */
+  readonly #left = Promise.withResolvers<void>();
   #end: (end: WorkerEnd) => void;
 
   constructor(settings: WorkerSettings, log: LogRing, directories: Directories, connection: Connection) {
@@ -178,7 +192,7 @@ class Worker implements WorkerHandle {
     const { channel } = this.#connection;
     const logger: Logger = this.#log;
     const onCrash = (part: string) => (error: Error) => this.#crash(part, error);
-    this.#parts.defer(() => this.#meter.stop());
+    this.#parts.defer(() => this.#monitor.stop());
     const versions = await askVersions(channel, logger);
 
     const { frames, sockets, roomBytes } = this.#directories;
@@ -187,14 +201,16 @@ class Worker implements WorkerHandle {
     );
     this.#parts.use(this.#rpc);
     this.#parts.use(this.#peers);
-    const pool = startProcessPool({
-      slots: this.slots,
-      directory: frames ?? sockets,
-      socketDirectory: sockets,
-      listener: listenerTo(() => this.#actor!, systemClock),
-      logger,
-      ...(settings.permissions === undefined ? {} : { permissions: settings.permissions }),
-    });
+    const startPool = (slots: number, listener: ExecutorListener) =>
+      startProcessPool({
+        slots,
+        directory: frames ?? sockets,
+        socketDirectory: sockets,
+        listener,
+        logger,
+        ...(settings.permissions === undefined ? {} : { permissions: settings.permissions }),
+      });
+    const pool = startPool(this.slots, listenerTo(() => this.#actor!, systemClock));
     this.#pool = this.#parts.use(pool);
     // Executors warm up while the rest is made.
     const warm = pool.ready();
@@ -260,15 +276,23 @@ class Worker implements WorkerHandle {
         status: this.status,
         slots: this.slots,
         memoryLimitBytes: settings.memoryLimitBytes,
+        localDirectory: frames ?? sockets,
+        nanny: settings.nanny,
       }),
+      monitor: this.#monitor,
+      callAside: (spec) => this.#callAside(spec, (listener) => startPool(1, listener)),
+      ask: (address, request) => this.#rpc.call(address, request),
       whoHas: (keys) => this.#whoHas(keys),
-      close: (reason) => void this.close(reason),
+      close: (reason, again = false) => {
+        void this.#close(reason, "self", again);
+        return this.#left.promise;
+      },
     };
     answering.resolve({ parts, peer });
 
     await warm;
     settings.signal?.throwIfAborted();
-    const { clockMs, heartbeatMs } = await register(channel, {
+    const { clockMs, heartbeatMs, plugins } = await register(channel, {
       id: this.id,
       address: this.address,
       name: this.name,
@@ -277,8 +301,11 @@ class Worker implements WorkerHandle {
       resources: settings.resources,
       localDirectory: frames ?? sockets,
       versions,
-      metrics: writeMetrics(firstFigures(Date.now(), this.#meter)),
+      metrics: writeMetrics(firstFigures(Date.now(), this.#monitor)),
+      nanny: settings.nanny,
     });
+    // The scheduler itself brings that one along for its shuffles, of which a TypeScript worker has no part.
+    for (const name of plugins) if (name !== "shuffle") warnOfPlugin(name, logger);
     this.#clockMs = clockMs;
     this.#takeStatus("running", `worker-status-change-${Date.now() / 1000}`);
     void this.#readStream();
@@ -287,11 +314,11 @@ class Worker implements WorkerHandle {
       beat: async (signal) => {
         const now = Date.now();
         const [counts, stored, transfers] = await Promise.all([
-          actor.ref.ask("counts", {}),
+          actor.ref.ask("counts", { anew: true }),
           store.ref.ask("usage", {}),
           peer.ref.ask("usage", {}),
         ]);
-        const meter = this.#meter;
+        this.#bandwidth = averageBandwidth(this.#bandwidth, transfers.bandwidth);
         return await this.#rpc.call(settings.scheduler, {
           op: "heartbeat_worker",
           address: this.address,
@@ -301,9 +328,9 @@ class Worker implements WorkerHandle {
             counts,
             store: stored,
             peer: transfers,
-            cpu: meter.cpu(),
-            rss: meter.rss(),
-            loopIntervalSeconds: meter.loopIntervalSeconds,
+            sample: this.#monitor.sample(),
+            loopIntervalSeconds: this.#monitor.loopIntervalSeconds,
+            bandwidth: this.#bandwidth,
           }),
           executing: writeExecuting(counts.executing, now),
           extensions: {},
@@ -319,6 +346,16 @@ class Worker implements WorkerHandle {
     settings.signal?.addEventListener("abort", this.#onAbort, { once: true });
     logger.log("info", `Worker at ${this.address} (${this.name}), registered to ${settings.scheduler}`);
     logger.log("info", this.description);
+  }
+
+  async setResources(resources: Readonly<Record<string, number>>): Promise<void> {
+    checkResources(resources);
+    await this.#actor?.ask("events", [{ type: "resources-changed", resources, at: Date.now() }]);
+    await this.#rpc.call(this.#settings.scheduler, {
+      op: "set_resources",
+      worker: this.address,
+      resources,
+    });
   }
 
   close(reason = "closed by its owner"): Promise<void> {
@@ -348,7 +385,7 @@ class Worker implements WorkerHandle {
     clearInterval(this.#keepAlive);
     this.#connection.channel.abort();
     await this.#parts.disposeAsync();
-    this.#end({ reason: "the start failed", crashed: false });
+    this.#end({ reason: "the start failed", crashed: false, restart: false });
   }
 
   /** The part ends with the worker. */
@@ -455,6 +492,14 @@ class Worker implements WorkerHandle {
     this.#connection.channel.sendBatched(message);
   }
 
+  /** What such calls need is loaded with the first one. */
+  async #callAside(spec: RunSpec, start: (listener: ExecutorListener) => ExecutorPool): Promise<Outcome> {
+    this.#aside ??= import("./execute/aside.ts").then(({ CallsAside }) =>
+      this.#parts.use(new CallsAside(start))
+    );
+    return await (await this.#aside).call(spec);
+  }
+
   async #whoHas(keys: readonly Key[]): Promise<ReadonlyMap<Key, readonly Address[]>> {
     const reply = await this.#rpc.call(this.#settings.scheduler, {
       op: "who_has",
@@ -468,12 +513,12 @@ class Worker implements WorkerHandle {
     void this.#close(`its ${part} crashed`, "crash");
   }
 
-  #close(reason: string, by: "self" | "scheduler" | "crash"): Promise<void> {
-    this.#closing ??= this.#closeOnce(reason, by);
+  #close(reason: string, by: "self" | "scheduler" | "crash", restart = false): Promise<void> {
+    this.#closing ??= this.#closeOnce(reason, by, restart);
     return this.#closing;
   }
 
-  async #closeOnce(reason: string, by: "self" | "scheduler" | "crash"): Promise<void> {
+  async #closeOnce(reason: string, by: "self" | "scheduler" | "crash", restart: boolean): Promise<void> {
     this.#log.log("info", `Closing worker at ${this.address}: ${reason}`);
     const { channel } = this.#connection;
     this.#settings.signal?.removeEventListener("abort", this.#onAbort);
@@ -496,6 +541,7 @@ class Worker implements WorkerHandle {
       // What it had already said to us comes within one interval of its stream; closing sooner would fill its log.
       await new Promise((resolve) => setTimeout(resolve, SCHEDULER_BATCH_MS * 3));
     }
+    this.#left.resolve();
     this.#send({ op: "close-stream" });
     await within(channel.flush());
     await within(channel.close());
@@ -507,7 +553,7 @@ class Worker implements WorkerHandle {
     }
     await this.#directories[Symbol.asyncDispose]();
     this.status = "closed";
-    this.#end({ reason, crashed: by === "crash" });
+    this.#end({ reason, crashed: by === "crash", restart });
   }
 
   readonly #onAbort = (): void => void this.close("its signal was aborted");

@@ -10,6 +10,13 @@ Deno.test("verdict starts a crashed worker again, later each time, and gives up"
   assertEquals(verdict({ code: 70, signal: null }, 1, true), { type: "restart", afterMs: 200 });
 });
 
+Deno.test("verdict starts a worker that made room for another at once, however often, if it may", () => {
+  const made = { code: 75, signal: null };
+  assertEquals(verdict(made, 0, true), { type: "restart", afterMs: 0 });
+  assertEquals(verdict(made, 9, true), { type: "restart", afterMs: 0 });
+  assertEquals(verdict(made, 1, false), { type: "end", code: 75 });
+});
+
 Deno.test("verdict ends with a worker that ended as told, was refused, or may not be restarted", () => {
   assertEquals(verdict({ code: 0, signal: null }, 1, true), { type: "end", code: 0 });
   assertEquals(verdict({ code: 1, signal: null }, 1, true), { type: "end", code: 1 });

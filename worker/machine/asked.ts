@@ -13,6 +13,7 @@ import type {
   RefreshWhoHas,
   RemoveReplicas,
   RemoveWorker,
+  ResourcesChanged,
   StatusChanged,
   StealRequest,
 } from "./events.ts";
@@ -55,6 +56,7 @@ export const ASKED = {
   "cancel-compute": onCancelCompute,
   "remove-worker": onRemoveWorker,
   "status-changed": onStatusChanged,
+  "resources-changed": onResourcesChanged,
   "data-added": onDataAdded,
 } as const;
 
@@ -276,6 +278,15 @@ function onRemoveWorker(world: World, { worker }: RemoveWorker): void {
 function onStatusChanged(world: World, { status }: StatusChanged): void {
   world.status = status;
   if (status !== "running") withdrawAll(world);
+}
+
+/** What runs keeps what it took: less may be available than nothing until it has ended. */
+function onResourcesChanged(world: World, { resources }: ResourcesChanged): void {
+  for (const [name, total] of Object.entries(resources)) {
+    const more = total - (world.totals.get(name) ?? 0);
+    world.totals.set(name, total);
+    world.available.set(name, (world.available.get(name) ?? 0) + more);
+  }
 }
 
 /** Says nothing of what nobody expects from us: the scheduler hears of it from whoever gave us the values. */

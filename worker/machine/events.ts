@@ -74,6 +74,11 @@ export interface StatusChanged extends At {
   readonly type: "status-changed";
   readonly status: WorkerStatus;
 }
+/** The amounts of these resources are others from now on; what is not named here stays as it is. */
+export interface ResourcesChanged extends At {
+  readonly type: "resources-changed";
+  readonly resources: Readonly<Record<string, number>>;
+}
 /** Values were put into the store by rpc (`update_data`, `gather`). */
 export interface DataAdded extends At {
   readonly type: "data-added";
@@ -171,6 +176,7 @@ export type WorkerEvent =
   | CancelCompute
   | RemoveWorker
   | StatusChanged
+  | ResourcesChanged
   | DataAdded
   | ExecuteStarted
   | ExecuteSucceeded

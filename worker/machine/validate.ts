@@ -245,7 +245,7 @@ function validateRuns(world: World): void {
   );
   for (const [name, total] of world.totals) {
     const available = world.available.get(name) ?? NaN;
-    check(available >= 0, `resource ${name} is never overdrawn`);
+    check(available >= 0 || (used.get(name) ?? 0) > total, `resource ${name} is never overdrawn`);
     check(Math.abs(available + (used.get(name) ?? 0) - total) < 1e-6, `resource ${name} adds up`);
     check(used.has(name) || available === total, `resource ${name} is whole when nothing uses it`);
   }
