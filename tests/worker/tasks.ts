@@ -69,3 +69,5 @@ export function pid(): number {
 export async function touch(path: string): Promise<void> {
   await Deno.writeTextFile(path, "here");
 }
+
+export function nothing(): void {}
