@@ -144,21 +144,26 @@ export const RPC_OPS: readonly string[] = Object.keys(ANSWERS);
  * @throws {ProtocolError | DaskError} what the caller is to be told as an uncaught error.
  */
 export async function answerRpc(
-  request: Pick<ServerRequest, "op" | "fields" | "acknowledged">,
+  request: ServerRequest,
   parts: RpcParts,
 ): Promise<unknown> {
   // Large frames of a request arrived in files of the store's folder; those that nobody takes over are given back, when
   // the answer, which may hold them, has gone.
-  const files = new Set(filesIn(request.fields));
+  const files = new Set(filesIn([request.fields, request.serializers]));
   try {
     if (!Object.hasOwn(ANSWERS, request.op)) return null;
     return await ANSWERS[request.op]?.(request.fields, parts, files) ?? null;
   } finally {
-    void request.acknowledged().then(() => discard(files, parts));
+    void request.acknowledged().then(() => discard(files, parts.store));
   }
 }
 
-function discard(files: Iterable<string>, { store }: RpcParts): void {
+/** Gives back the files of a request that nobody takes over. */
+export function discardFiles(request: ServerRequest, store: Ref<StoreCalls>): void {
+  discard(filesIn([request.fields, request.serializers]), store);
+}
+
+function discard(files: Iterable<string>, store: Ref<StoreCalls>): void {
   for (const file of files) store.tell("discard", { file });
 }
 
@@ -340,7 +345,7 @@ async function run(op: string, fields: Fields, parts: RpcParts, files: Set<strin
   // What is no function of ours is refused at once, and that is worth waiting for.
   if (wait || name === null) return writeOutcome(await called, files);
   called.then((outcome) => {
-    if (outcome.type === "succeeded") discard(filesIn(outcome.payload), parts);
+    if (outcome.type === "succeeded") discard(filesIn(outcome.payload), parts.store);
     else parts.logger.log("warning", `The function ${name} of ${op} failed: ${failureText(outcome)}`);
   }, (error: Error) => parts.logger.log("warning", `Cannot ${op} ${name}: ${error.message}`));
   return { status: "OK", result: null };

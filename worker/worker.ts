@@ -35,7 +35,7 @@ import type { WorkerCalls } from "./messages.ts";
 import { Monitor } from "./monitor.ts";
 import { checkResources, readOptions, type WorkerOptions, type WorkerSettings } from "./options.ts";
 import { askVersions, type Connection, connectScheduler, register } from "./registration.ts";
-import { answerRpc, LogRing, type RpcParts, warnOfPlugin } from "./rpc.ts";
+import { answerRpc, discardFiles, LogRing, type RpcParts, warnOfPlugin } from "./rpc.ts";
 import {
   type FromScheduler,
   readFromScheduler,
@@ -224,6 +224,7 @@ class Worker implements WorkerHandle {
       await serve(settings.transport, this.#listenAddress(channel.local), async (request) => {
         const { parts, peer } = await answering.promise;
         if (request.op !== "get_data") return { reply: await answerRpc(request, parts) };
+        discardFiles(request, store.ref); // nothing large is of use in such a request
         const answer = await peer.answerGetData(request.fields, request.peer, request.serializers);
         void request.acknowledged().then(() => answer.done());
         return answer;
