@@ -614,6 +614,7 @@ export class Model {
 function keysOf(event: Untimed): readonly Key[] {
   switch (event.type) {
     case "status-changed":
+    case "resources-changed":
     case "timer":
     case "remove-worker":
       return [];

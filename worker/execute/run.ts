@@ -38,6 +38,10 @@ export function runTask(spec: SpecBytes, inputs: ReadonlyMap<string, unknown>, l
   return result instanceof Promise ? result.then(drained) : drained(result);
 }
 
+/** What to do with Python's own functions. */
+const ELSEWHERE = "this is a TypeScript worker; run it on Python workers (workers=[…]), " +
+  'or name a TypeScript function: methodcaller("deno:<module URL>#<export>")';
+
 function evaluate(task: TaskSpec, inputs: ReadonlyMap<string, unknown>, loader: Loader): unknown {
   return evaluateSpec(task, inputs, (fn, args, kwargs) => {
     const value = callFunction(fn, args, kwargs, loader);
@@ -55,8 +59,7 @@ function callFunction(
   if (fn.kind !== "methodcaller" || !fn.name.startsWith(MODULE_PREFIX)) {
     const name = fn.kind === "global" ? `${fn.module}.${fn.name}` : fn.kind === "opaque" ? fn.text : fn.name;
     throw new DaskError(
-      `Cannot run the Python function ${name}: this is a TypeScript worker; run it on Python workers (workers=[…]), ` +
-        `or name a TypeScript function: methodcaller("deno:<module URL>#<export>")`,
+      `Cannot run the Python function ${name}: ${ELSEWHERE}`,
     );
   }
   const [payload] = args;
@@ -107,8 +110,21 @@ function callBuiltin(name: BuiltinName, args: readonly unknown[], loader: Loader
     case "run": {
       const [fn, positional, named] = args.map((arg) => arg instanceof Uint8Array ? arg : null);
       if (fn == null) throw new DaskError("Cannot run a function: expected its pickle");
-      return evaluate(readPickledCall(fn, positional ?? null, named ?? null), NO_INPUTS, loader);
+      return evaluate(readCall(fn, positional ?? null, named ?? null), NO_INPUTS, loader);
     }
+  }
+}
+
+function readCall(fn: Uint8Array, args: Uint8Array | null, kwargs: Uint8Array | null): TaskSpec {
+  try {
+    return readPickledCall(fn, args, kwargs);
+  } catch (cause) {
+    throw new DaskError(
+      `Cannot read what is to be run: ${
+        cause instanceof Error ? cause.message : String(cause)
+      }; ${ELSEWHERE}`,
+      { cause },
+    );
   }
 }
 
