@@ -22,8 +22,8 @@ export interface Sample {
   readonly "host_disk_io.write_bps": number;
 }
 
-/** Samples that are kept for `get_monitor_info`; at two a second five minutes. */
-const SAMPLES_MAX = 600;
+/** Samples that are kept for `get_monitor_info`; at two a second two minutes. */
+const SAMPLES_MAX = 240;
 /** Tick of the event-loop probe, ms. */
 const TICK_MS = 500;
 /** Ticks of processor time a second, in `/proc` of every Linux that Deno runs on. */

@@ -181,7 +181,8 @@ export interface Introduction {
 }
 
 /**
- * Registers; `plugins` are the names of the plugins that workers are to have. Afterwards the channel is the stream; what it brings next may be tasks already.
+ * Registers; `plugins` are the names of the plugins that workers are to have. Afterwards the channel is the stream; what
+ * it brings next may be tasks already.
  *
  * @throws {DaskError} with the scheduler's own words when it refuses.
  */

@@ -51,7 +51,10 @@ export interface RpcParts {
   readonly ask: (address: Address, request: { readonly op: string }) => Promise<unknown>;
   /** Asks the scheduler for the holders of keys. */
   readonly whoHas: (keys: readonly Key[]) => Promise<ReadonlyMap<Key, readonly Address[]>>;
-  /** Ends the worker; `again`: another one is to be started in its place. */
+  /**
+   * Ends the worker; `again`: another one is to be started in its place. Resolves when it has left the scheduler, before
+   * it has ended.
+   */
   readonly close: (reason: string, again?: boolean) => Promise<void>;
 }
 
@@ -312,11 +315,14 @@ function terminate(fields: Fields, { close, describe }: RpcParts): string {
   return "OK";
 }
 
-/** `client.restart()` by way of the scheduler, which takes the worker for its own nanny. */
-function restart(fields: Fields, { close, describe }: RpcParts): null {
+/**
+ * `client.restart()` by way of the scheduler, which takes the worker for its own nanny. The answer says that the
+ * scheduler has seen this worker leave: from then on it counts who comes back.
+ */
+async function restart(fields: Fields, { close, describe }: RpcParts): Promise<null> {
   if (!describe().nanny) throw new DaskError("Cannot restart this worker: nobody would start it again");
   const reason = readNullable(fields["reason"], "kill.reason", readString) ?? "asked to restart";
-  setTimeout(() => void close(reason, true), 0);
+  await close(reason, true);
   return null;
 }
 

@@ -378,6 +378,37 @@ return {
   }
 });
 
+Deno.test("benchmarks measure every size in bytes per second, and the worker answers meanwhile", async () => {
+  await using own = await worker();
+  await using peer = await pythonPeer("benchmarks");
+  const measured = await run(
+    `
+import threading
+out = {}
+for op, fields in [("benchmark_disk", {}), ("benchmark_memory", {}), ("benchmark_network", {"address": b})]:
+    results = []
+    def measure():
+        try: results.append(rpc(a, op=op, **fields))
+        except BaseException as e: results.append(repr(e))
+    thread = threading.Thread(target=measure)
+    thread.start()
+    pings = 0
+    while thread.is_alive():
+        assert rpc(a, op="ping") == b"pong"
+        pings += 1
+    assert isinstance(results[0], dict), results[0]
+    out[op] = [list(results[0]), all(v > 1000 for v in results[0].values()), pings > 2]
+return out`,
+    own,
+    peer,
+  );
+  assertEquals(measured, {
+    benchmark_disk: [["1 kiB", "100 kiB", "1 MiB", "10 MiB", "100 MiB"], true, true],
+    benchmark_memory: [["2 kiB", "10 kiB", "100 kiB", "1 MiB", "10 MiB"], true, true],
+    benchmark_network: [["1 kiB", "10 kiB", "100 kiB", "1 MiB", "10 MiB", "50 MiB"], true, true],
+  });
+});
+
 Deno.test("resources change while the worker runs, and the scheduler hears of it", async () => {
   await using own = await worker();
   await own.setResources({ GPU: 2 });
