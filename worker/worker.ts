@@ -15,6 +15,7 @@ import { formatAddress, isWildcardHost, parseAddress } from "../protocol/address
 import { decodeMessage, serialized } from "../protocol/envelope.ts";
 import { DaskError } from "../protocol/errors.ts";
 import { type Key, keyText, keyToWire } from "../protocol/key.ts";
+import type { Frame } from "../protocol/payload.ts";
 import { errorData, writeException } from "../protocol/remote_error.ts";
 import { listenerTo, startWorkerActor } from "./actor.ts";
 import { type Directories, makeDirectories } from "./directories.ts";
@@ -52,6 +53,9 @@ const KEEP_ALIVE_MS = 60_000;
 const SCHEDULER_BATCH_MS = 5;
 /** Each step of a farewell may take this long, ms. */
 const FAREWELL_MS_MAX = 1_500;
+
+/** The scheduler believes that a task is here, and it is not: only our end makes it place the task again. */
+const TASK_LOST = "a compute-task could not be read";
 
 /** How a worker ended. */
 export interface WorkerEnd {
@@ -428,6 +432,7 @@ class Worker implements WorkerHandle {
       } catch (error) {
         // The frames were whole, so the next message begins where it should.
         this.#log.log("error", `Skipped a message of the scheduler: ${(error as Error).message}`);
+        if (mentionsTask(frames)) void this.#close(TASK_LOST, "self");
         continue;
       }
       this.#handleBatch(message);
@@ -470,8 +475,7 @@ class Worker implements WorkerHandle {
     const task = readRefusable(message);
     if (task !== null) return this.#refuseTask(task.key, task.runId, error.message);
     const op = typeof message === "object" && message !== null && "op" in message ? message.op : null;
-    // The scheduler believes that a task is here, and it is not: only our end makes it place the task again.
-    if (op === "compute-task") void this.#close("a compute-task could not be read", "self");
+    if (op === "compute-task") void this.#close(TASK_LOST, "self");
   }
 
   #refuseTask(key: Key, runId: number, reason: string): void {
@@ -558,6 +562,12 @@ class Worker implements WorkerHandle {
   }
 
   readonly #onAbort = (): void => void this.close("its signal was aborted");
+}
+
+/** Whether a message that cannot be decoded may have held a task. */
+function mentionsTask(frames: readonly Frame[]): boolean {
+  const [head] = frames;
+  return head instanceof Uint8Array && new TextDecoder("latin1").decode(head).includes("compute-task");
 }
 
 /** Waits for a step of the farewell, not for ever, and whatever comes of it. */
