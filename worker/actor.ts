@@ -8,7 +8,6 @@ import { type Actor, type Clock, pipe, type Ref, spawn, Timers } from "../actors
 import type { PeerCalls } from "../actors/peer/messages.ts";
 import type { StoreCalls } from "../actors/store/messages.ts";
 import { unreachable } from "../base/assert.ts";
-import { functionNameIn } from "../protocol/call.ts";
 import { keyPrefix, keyText } from "../protocol/key.ts";
 import type { Logger } from "../base/log.ts";
 import type { ExecutorCall, ExecutorListener, ExecutorPool } from "./execute/executor.ts";
@@ -125,7 +124,7 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
       asker.answer(
         [...calls.values()].flatMap(({ execute: { key, runSpec } }) => {
           const at = since.get(key);
-          return at === undefined ? [] : [{ key, since: at, function: functionNameIn(runSpec.pickle) }];
+          return at === undefined ? [] : [{ key, since: at, pickle: runSpec.pickle }];
         }),
       );
     },

@@ -13,8 +13,8 @@ export interface RunningCall {
   readonly key: Key;
   /** Since when, ms since the epoch. */
   readonly since: number;
-  /** The name of its function as far as it is known without reading the pickle. */
-  readonly function: string | null;
+  /** Its `run_spec` as it came. */
+  readonly pickle: Uint8Array;
 }
 
 /** What the worker is busy with, for heartbeats and for people. */

@@ -9,17 +9,12 @@ import type { PeerCalls } from "../actors/peer/messages.ts";
 import { filesIn, type StoreCalls } from "../actors/store/mod.ts";
 import type { Logger, LogLevel } from "../base/log.ts";
 import type { ServerRequest } from "../comm/server.ts";
-import { encodeCall, functionNameIn } from "../protocol/call.ts";
-import { serialized } from "../protocol/envelope.ts";
 import { DaskError } from "../protocol/errors.ts";
-import { writeRunSpec } from "../protocol/graph_pickle.ts";
 import { type Key, keyText, keyToWire } from "../protocol/key.ts";
-import type { Payload } from "../protocol/payload.ts";
 import {
   type Fields,
   readArray,
   readBoolean,
-  readBytes,
   readKey,
   readKeyMap,
   readKeys,
@@ -124,8 +119,8 @@ const ANSWERS: Readonly<Record<string, Answer>> = {
   // What a nanny is asked: a worker that is started again answers for whoever does it.
   plugin_add: ignorePlugin,
   plugin_remove: () => ({ status: "OK" }),
-  run: (fields, parts, files) => run("run", fields, parts, files),
-  run_coroutine: (fields, parts, files) => run("run_coroutine", fields, parts, files),
+  run: async (...all) => (await import("./run_function.ts")).runFunction("run", ...all),
+  run_coroutine: async (...all) => (await import("./run_function.ts")).runFunction("run_coroutine", ...all),
   upload_file: () => refuse("upload_file", `${CODE_TRAVELS}; it takes no files`),
   actor_execute: () => refuse("actor_execute", "a TypeScript worker holds no actors of Python clients"),
   actor_attribute: () => refuse("actor_attribute", "a TypeScript worker holds no actors of Python clients"),
@@ -166,7 +161,8 @@ export function discardFiles(request: ServerRequest, store: Ref<StoreCalls>): vo
   discard(filesIn([request.fields, request.serializers]), store);
 }
 
-function discard(files: Iterable<string>, store: Ref<StoreCalls>): void {
+/** Gives back files of the store's folder. */
+export function discard(files: Iterable<string>, store: Ref<StoreCalls>): void {
   for (const file of files) store.tell("discard", { file });
 }
 
@@ -257,12 +253,15 @@ async function callStack(fields: Fields, { worker }: RpcParts): Promise<unknown>
   const keys = readNullable(fields["keys"], "call_stack.keys", readKeys);
   const now = Date.now();
   const stacks: Record<Key, string[]> = Object.create(null);
-  for (const { key, since, function: name } of await worker.ask("running", {})) {
+  const running = await worker.ask("running", {});
+  if (running.length === 0) return stacks;
+  const { functionNameIn } = await import("../protocol/call.ts");
+  for (const { key, since, pickle } of running) {
     if (keys !== null && !keys.includes(key)) continue;
     const seconds = ((now - since) / 1000).toFixed(1);
     stacks[key] = [
       `  Task ${keyText(key)}, for ${seconds} s, in an executor process\n`,
-      `  ${name ?? "A function without a name"}\n`,
+      `  ${functionNameIn(pickle) ?? "A function without a name"}\n`,
     ];
   }
   return stacks;
@@ -336,55 +335,6 @@ function ignorePlugin(fields: Fields, { logger }: RpcParts): unknown {
 /** Tells that a plugin does nothing here. */
 export function warnOfPlugin(name: string, logger: Logger): void {
   logger.log("warning", `Ignored the plugin "${name}": a TypeScript worker runs no Python plugins`);
-}
-
-/** `client.run`: calls a TypeScript function by its name, aside from all tasks. */
-async function run(op: string, fields: Fields, parts: RpcParts, files: Set<string>): Promise<unknown> {
-  const fn = readBytes(fields["function"], `${op}.function`);
-  const args = readPickle(fields["args"], `${op}.args`);
-  const kwargs = readPickle(fields["kwargs"], `${op}.kwargs`);
-  const wait = readNullable(fields["wait"], `${op}.wait`, readBoolean) ?? true;
-  const payload = encodeCall({ function: { kind: "builtin", name: "run" }, args: [fn, args, kwargs] });
-  const name = functionNameIn(fn);
-  const pickle = writeRunSpec({ key: op, function: "deno:op/run", payload, dependencies: [] });
-  const called = parts.callAside({ pickle, buffers: [] });
-  // What is no function of ours is refused at once, and that is worth waiting for.
-  if (wait || name === null) return writeOutcome(await called, files);
-  called.then((outcome) => {
-    if (outcome.type === "succeeded") discard(filesIn(outcome.payload), parts.store);
-    else parts.logger.log("warning", `The function ${name} of ${op} failed: ${failureText(outcome)}`);
-  }, (error: Error) => parts.logger.log("warning", `Cannot ${op} ${name}: ${error.message}`));
-  return { status: "OK", result: null };
-}
-
-/** Python leaves out what is empty. */
-function readPickle(value: unknown, path: string): Uint8Array | null {
-  if (Array.isArray(value) && value.length === 0) return null;
-  return readNullable(value, path, readBytes);
-}
-
-function writeOutcome(outcome: Outcome, files: Set<string>): unknown {
-  if (outcome.type === "succeeded") {
-    const { payload } = outcome;
-    for (const file of filesIn(payload)) files.add(file);
-    return { status: "OK", result: serialized(payload) };
-  }
-  if (outcome.type === "rescheduled") {
-    throw new DaskError(`Cannot run a function: it ${failureText(outcome)}`);
-  }
-  const { exception, traceback, exceptionText, tracebackText } = outcome;
-  const written = (error: Payload | null) => error === null ? null : serialized(error);
-  return {
-    status: "error",
-    exception: written(exception),
-    traceback: written(traceback),
-    exception_text: exceptionText,
-    traceback_text: tracebackText,
-  };
-}
-
-function failureText(outcome: Exclude<Outcome, { type: "succeeded" }>): string {
-  return outcome.type === "failed" ? outcome.exceptionText : "asked to run elsewhere, which only tasks can";
 }
 
 function refuse(op: string, reason: string): never {
