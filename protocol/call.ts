@@ -44,11 +44,11 @@ export type FunctionRef =
    * value (DataNode, alias); `bundle(bytes)` the bytes of a bundle as a `Uint8Array`; `run(function, args, kwargs)` what
    * three pickles of a Python client ask to be called (`client.run`), null for no arguments.
    */
-  | { readonly kind: "builtin"; readonly name: BuiltinName };
+  | { readonly kind: "builtin"; readonly name: "collect" | "at" | "identity" | "bundle" | "run" };
 
-const BUILTIN_NAMES = ["collect", "at", "identity", "bundle", "run"] as const;
-/** Functions that every executor has. */
-export type BuiltinName = typeof BUILTIN_NAMES[number];
+/** Names of functions that every executor has. */
+export type BuiltinName = Extract<FunctionRef, { kind: "builtin" }>["name"];
+const BUILTIN_NAMES: readonly BuiltinName[] = ["collect", "at", "identity", "bundle", "run"];
 
 /** Stands in the arguments where the value of a dependency goes; one level into arrays is allowed. Tagged plain data. */
 export interface DependencyRef {
