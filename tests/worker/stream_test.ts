@@ -198,6 +198,14 @@ Deno.test("a compute-task without key or run ends the worker, so that the schedu
   assertStringIncludes((await worker.ended).reason, "compute-task");
 });
 
+Deno.test("a message that cannot be decoded and may have held a task ends the worker, too", async () => {
+  await using scheduler = await FakeScheduler.start();
+  const worker = await start(scheduler);
+  const batch = [{ op: "compute-task", key: "x" }, { __Serialized__: 7 }];
+  await scheduler.babble(encodeMessage(batch) as Uint8Array[]);
+  assertStringIncludes((await worker.ended).reason, "compute-task");
+});
+
 Deno.test("a status of the scheduler is taken and echoed with its stimulus", async () => {
   await using scheduler = await FakeScheduler.start();
   await using worker = await start(scheduler);
