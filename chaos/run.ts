@@ -53,7 +53,8 @@ export async function chaosRun(options: ChaosOptions): Promise<ChaosFigures> {
   const run = new Run(options);
   await using stack = new AsyncDisposableStack();
   const folder = await Deno.makeTempDir({ prefix: "dask-chaos-" });
-  stack.defer(() => Deno.remove(folder, { recursive: true }));
+  let keep = false;
+  stack.defer(() => keep ? Promise.resolve() : Deno.remove(folder, { recursive: true }));
   const frames = await Deno.makeTempDir({ dir: "/dev/shm", prefix: "dask-chaos-" });
   stack.defer(() => Deno.remove(frames, { recursive: true }));
   await Deno.mkdir(`${folder}/tmp`);
@@ -76,7 +77,11 @@ export async function chaosRun(options: ChaosOptions): Promise<ChaosFigures> {
     await fleet.close();
   }
   await run.lookForFiles(scheduler.address, [frames, `${folder}/tmp`], mark);
-  return await run.figures(scheduler, fleet);
+  const figures = await run.figures(scheduler, fleet);
+  if (figures.failures.length === 0) return figures;
+  keep = true;
+  await Deno.writeTextFile(`${folder}/scheduler.log`, await scheduler.log());
+  return { ...figures, failures: [...figures.failures, `The logs are kept in ${folder}`] };
 }
 
 class Run {

@@ -15,8 +15,18 @@ const NAME = /^dask-ts-\d+-/;
 /** Marks a folder as in use until it is released or this process ends. Several may hold the same. */
 export function holdDirectory(path: string): { release(): void } {
   const name = `${path}/${LOCK_FILE}`;
-  const file = Deno.openSync(name, { write: true, create: true, mode: 0o600 });
-  file.lockSync(false);
+  let file: Deno.FsFile;
+  try {
+    file = Deno.openSync(name, { write: true });
+    file.lockSync(false);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    // It gets its name when it is locked: a lock file that nobody has locked is that of a dead worker.
+    const unnamed = `${name}-${crypto.randomUUID()}`;
+    file = Deno.openSync(unnamed, { write: true, createNew: true, mode: 0o600 });
+    file.lockSync(false);
+    Deno.renameSync(unnamed, name);
+  }
   return {
     release() {
       file.close();

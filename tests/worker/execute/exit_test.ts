@@ -67,3 +67,25 @@ Deno.test("folders of workers that are gone are removed, those in use are not", 
   assertEquals(removeStaleDirectories(`${base}/nowhere`), []);
   Deno.removeSync(base, { recursive: true });
 });
+
+Deno.test("a folder is never seen with a lock file that nobody has locked yet", () => {
+  const base = Deno.makeTempDirSync();
+  const folder = `${base}/dask-ts-1-starting`;
+  Deno.mkdirSync(folder);
+  const prototype = Deno.FsFile.prototype;
+  const { lockSync } = prototype;
+  const removed: string[] = [];
+  // Another worker that starts looks around just before the lock is taken.
+  prototype.lockSync = function (exclusive) {
+    removed.push(...removeStaleDirectories(base));
+    lockSync.call(this, exclusive);
+  };
+  try {
+    const held = holdDirectory(folder);
+    assertEquals(removed.concat(removeStaleDirectories(base)), []);
+    held.release();
+  } finally {
+    prototype.lockSync = lockSync;
+    Deno.removeSync(base, { recursive: true });
+  }
+});
