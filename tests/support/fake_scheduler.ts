@@ -5,7 +5,8 @@
  */
 import { type Channel, openChannel } from "../../comm/channel.ts";
 import type { Comm } from "../../comm/comm.ts";
-import { tcp } from "../../comm/tcp.ts";
+import { StreamComm } from "../../comm/stream.ts";
+import { accept } from "../../comm/tcp.ts";
 
 /** A message of the stream, or a request. */
 export type Message = Record<string, unknown>;
@@ -16,30 +17,34 @@ export class FakeScheduler implements AsyncDisposable {
   /** What the worker said on its stream, oldest first. */
   readonly heard: Message[] = [];
   release: string;
+  /** Heartbeats as they came, oldest first. */
+  readonly beats: { readonly at: number; readonly message: Message }[] = [];
   heartbeat: Message = { status: "OK", time: Date.now() / 1000, "heartbeat-interval": 0.05 };
-  #stream: { readonly comm: Comm; readonly channel: Channel } | null = null;
+  #stream: { readonly comm: Comm; readonly channel: Channel; readonly conn: Deno.Conn } | null = null;
   readonly #running = new Set<Promise<void>>();
   readonly #comms = new Set<Comm>();
   readonly #wakes = new Set<() => void>();
-  #listener: Awaited<ReturnType<typeof tcp.listen>> | null = null;
+  readonly #listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  readonly #accepting: Promise<void>;
 
-  private constructor(address: string, release: string) {
-    this.address = address;
+  private constructor(release: string) {
+    this.address = `tcp://127.0.0.1:${this.#listener.addr.port}`;
     this.release = release;
+    this.#accepting = accept(this.#listener, (conn) => this.#attend(conn));
   }
 
-  static async start(release = "2026.8.0"): Promise<FakeScheduler> {
-    // The listener needs the scheduler and the scheduler the address: connections come later than both.
-    let scheduler: FakeScheduler | null = null;
-    const listener = await tcp.listen("tcp://127.0.0.1:0", (comm) => scheduler?.attend(comm));
-    scheduler = new FakeScheduler(listener.address, release);
-    scheduler.#listener = listener;
-    return scheduler;
+  static start(release = "2026.8.0"): Promise<FakeScheduler> {
+    return Promise.resolve(new FakeScheduler(release));
   }
 
-  attend(comm: Comm): void {
+  #attend(conn: Deno.Conn): void {
+    const { port } = conn.remoteAddr as Deno.NetAddr;
+    const comm = new StreamComm(conn, this.address, `tcp://127.0.0.1:${port}`);
     this.#comms.add(comm);
-    const running = this.#converse(comm).catch(() => {}).finally(() => this.#running.delete(running));
+    const running = this.#converse(comm, conn).catch(() => {}).finally(() => {
+      this.#comms.delete(comm);
+      this.#running.delete(running);
+    });
     this.#running.add(running);
   }
 
@@ -51,6 +56,13 @@ export class FakeScheduler implements AsyncDisposable {
   /** Sends a message whose framing is whole and whose content is nonsense. */
   async babble(frames: Uint8Array[]): Promise<void> {
     await this.#stream?.comm.send(frames);
+  }
+
+  /** Sends bytes that are perhaps no message at all. */
+  async babbleBytes(bytes: Uint8Array): Promise<void> {
+    for (let at = 0; at < bytes.byteLength;) {
+      at += await this.#stream?.conn.write(bytes.subarray(at)) ?? bytes.byteLength;
+    }
   }
 
   hangUp(): void {
@@ -67,12 +79,13 @@ export class FakeScheduler implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#listener?.close();
+    this.#listener.close();
+    await this.#accepting;
     for (const comm of this.#comms) comm.abort();
     await Promise.all(this.#running);
   }
 
-  async #converse(comm: Comm): Promise<void> {
+  async #converse(comm: Comm, conn: Deno.Conn): Promise<void> {
     const channel = await openChannel(comm);
     for (;;) {
       const received = await channel.receive();
@@ -89,15 +102,16 @@ export class FakeScheduler implements AsyncDisposable {
           channel.send({ host: {}, packages: { distributed: this.release } });
           break;
         case "register-worker":
-          this.#stream = { comm, channel };
+          this.#stream = { comm, channel, conn };
           channel.send({
             status: "OK",
             time: Date.now() / 1000,
-            "heartbeat-interval": 0.05,
+            "heartbeat-interval": this.heartbeat["heartbeat-interval"],
             "worker-plugins": {},
           });
           break;
         case "heartbeat_worker":
+          this.beats.push({ at: performance.now(), message: message as Message });
           channel.send(this.heartbeat);
           break;
         default:
