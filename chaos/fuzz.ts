@@ -7,8 +7,9 @@
 import { parseArgs } from "@std/cli/parse-args";
 import { Report, type Row } from "./frame.ts";
 import { row as malformed } from "./row_07_malformed.ts";
+import { row as lyingLengths } from "./row_08_lying_lengths.ts";
 
-const ROWS: readonly Row[] = [malformed];
+const ROWS: readonly Row[] = [malformed, lyingLengths];
 
 const flags = parseArgs(Deno.args, {
   string: ["requests", "seed", "rows"],

@@ -17,7 +17,7 @@ const ARRAY_LENGTH = 12_500;
 const ALONE = 25;
 const FAN_IN = 4;
 /** One leaf in so many takes time, 1 to 50 ms. */
-const SLOW_ONE_IN = 3;
+const SLOW_ONE_IN = 2;
 
 const t = tasks<typeof import("./tasks.ts")>(new URL("./tasks.ts", import.meta.url));
 
@@ -58,7 +58,8 @@ function neighbours(i: number): readonly [number, number, number] {
 }
 
 function msOf(index: number): number {
-  return index % SLOW_ONE_IN === 0 ? 1 + leafValue(index) % 50 : 0;
+  const chance = leafValue(index);
+  return chance % SLOW_ONE_IN === 0 ? 1 + chance % 50 : 0;
 }
 
 function sum(parts: readonly Op<number>[], tally: string): Op<number> {

@@ -77,6 +77,8 @@ function deeper(value: unknown, chance: Randomness): unknown {
     copy[chance.below(copy.length + 1)] = pick(ODD, chance);
     return copy;
   }
+  // Serialized values and pickles are for the encoder, which would refuse them here; their frames are made wrong instead.
+  if (typeof value === "object" && value !== null && "$" in value) return pick(ODD, chance);
   if (typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype) {
     const names = Object.keys(value);
     const name = chance.below(2) === 0 ? names[chance.below(names.length)] : undefined;

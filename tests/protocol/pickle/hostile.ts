@@ -221,3 +221,18 @@ export function pickleBytes(opcodes: string): Uint8Array {
   for (let i = 0; i < body.length; i++) out[i] = body.charCodeAt(i);
   return out;
 }
+
+/** A value as text, whatever it is and however it refers to itself. */
+export function textOf(value: unknown): string {
+  const seen = new Set<unknown>();
+  const text = (one: unknown, depth: number): string => {
+    if (typeof one !== "object" || one === null) return String(one);
+    if (seen.has(one) || depth > 5) return "itself";
+    seen.add(one);
+    if (one instanceof Uint8Array) return `${one.length} bytes`;
+    if (Array.isArray(one)) return `[${one.slice(0, 5).map((item) => text(item, depth + 1)).join(", ")}]`;
+    if (Object.getPrototypeOf(one) !== Object.prototype) return String(one);
+    return `{${Object.entries(one).map(([key, item]) => `${key}: ${text(item, depth + 1)}`).join(", ")}}`;
+  };
+  return text(value, 0);
+}

@@ -12,22 +12,7 @@ import { plain } from "../../../protocol/pickle/globals.ts";
 import { readException } from "../../../protocol/remote_error.ts";
 import { readTaskSpec } from "../../../protocol/task_spec.ts";
 import { encodeValue } from "../../../protocol/value.ts";
-import { hostilePickles, pickleBytes } from "./hostile.ts";
-
-/** A value as text, whatever it is and however it refers to itself. */
-function textOf(value: unknown): string {
-  const seen = new Set<unknown>();
-  const text = (one: unknown, depth: number): string => {
-    if (typeof one !== "object" || one === null) return String(one);
-    if (seen.has(one) || depth > 5) return "itself";
-    seen.add(one);
-    if (one instanceof Uint8Array) return `${one.length} bytes`;
-    if (Array.isArray(one)) return `[${one.slice(0, 5).map((item) => text(item, depth + 1)).join(", ")}]`;
-    if (Object.getPrototypeOf(one) !== Object.prototype) return String(one);
-    return `{${Object.entries(one).map(([key, item]) => `${key}: ${text(item, depth + 1)}`).join(", ")}}`;
-  };
-  return text(value, 0);
-}
+import { hostilePickles, pickleBytes, textOf } from "./hostile.ts";
 
 for (const [name, opcodes, named] of hostilePickles) {
   Deno.test(`hostile pickle: ${name}`, () => {
