@@ -8,8 +8,21 @@ import { parseArgs } from "@std/cli/parse-args";
 import { Report, type Row } from "./frame.ts";
 import { row as malformed } from "./row_07_malformed.ts";
 import { row as lyingLengths } from "./row_08_lying_lengths.ts";
+import { row as hostilePickles } from "./row_09_hostile_pickles.ts";
+import { row as slowPeers } from "./row_10_slow_peers.ts";
+import { row as schedulerLoss } from "./row_11_scheduler_loss.ts";
+import { row as responsive } from "./row_13_responsive.ts";
+import { row as badTasks } from "./row_14_bad_tasks.ts";
 
-const ROWS: readonly Row[] = [malformed, lyingLengths];
+const ROWS: readonly Row[] = [
+  malformed,
+  lyingLengths,
+  hostilePickles,
+  slowPeers,
+  schedulerLoss,
+  responsive,
+  badTasks,
+];
 
 const flags = parseArgs(Deno.args, {
   string: ["requests", "seed", "rows"],
