@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { serve } from "../comm/server.ts";
+import { serve, type Server } from "../comm/server.ts";
 import { tcp } from "../comm/tcp.ts";
 import { parseAddress } from "../protocol/address.ts";
 import { decodeMessage, encodeMessage, pickled, serialized } from "../protocol/envelope.ts";
@@ -83,7 +83,9 @@ export const row: Row = {
     await using good = await holder(() => "data");
     let asked = 0;
     await using busy = await holder(() => ++asked > BUSY_ANSWERS ? "data" : "busy");
-    await using blackhole = await holder(() => "silence");
+    const over = Promise.withResolvers<void>();
+    await using blackhole = await holder(() => "silence", over.promise);
+    using _ = { [Symbol.dispose]: () => over.resolve() };
     using deaf = Deno.listen({ hostname: "127.0.0.1", port: 0 });
     const cases = [
       ["a holder that is busy five times", [busy.address], RESULT_MS_MAX],
@@ -94,7 +96,7 @@ export const row: Row = {
         RESULT_MS_MAX,
       ],
       [
-        "a holder that answers all but the request, and another",
+        "a holder that says hello and nothing more, and another",
         [blackhole.address, good.address],
         RESULT_MS_MAX,
       ],
@@ -169,15 +171,15 @@ async function compute(
   return { ms: performance.now() - at, outcome: end === "late" ? end : end["op"] };
 }
 
-/** A peer that holds every key, and may not want to say so. */
-function holder(mood: () => "data" | "busy" | "silence") {
+/** A peer that holds every key, and may not want to say so; one that is silent stays so until `over`. */
+function holder(mood: () => "data" | "busy" | "silence", over = Promise.resolve()): Promise<Server> {
   return serve(tcp, "tcp://127.0.0.1:0", ({ op, fields }) => {
+    const state = mood();
+    if (state === "silence") return over.then(() => null);
     if (op !== "get_data") return Promise.resolve({ reply: new TextEncoder().encode("pong") });
-    switch (mood()) {
+    switch (state) {
       case "busy":
         return Promise.resolve({ reply: { status: "busy" } });
-      case "silence":
-        return new Promise(() => {});
       case "data": {
         const data = (fields["keys"] as string[]).map((key) => [key, value]);
         return Promise.resolve({

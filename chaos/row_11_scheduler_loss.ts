@@ -29,7 +29,7 @@ export const row: Row = {
         "eval",
         `import { connect } from "${new URL("../mod.ts", import.meta.url).href}";
          await using client = await connect("${scheduler.address}");
-         await client.submit(() => { for (;;); }, [], { workers: ["busy"] }).result();`,
+         await client.submit(() => { for (;;); }, [], { workers: ["busy"], pure: false }).result();`,
       ],
       stdin: "null",
       stdout: "null",
