@@ -21,13 +21,17 @@ export interface FuzzOptions {
   readonly seed: number;
   /** Requests of the row that has most of them; others take their share. */
   readonly requests: number;
+  /** For tests on every change: fewer rounds, and nothing that only waits for half a minute. */
+  readonly short?: boolean;
 }
 
-/** Figures beside their goals. */
+/** Figures beside their goals. Times are apart: on a machine that does other things as well they prove nothing. */
 export class Report {
   readonly #print: (line: string) => void;
   /** Figures that missed their goal. */
   readonly missed: string[] = [];
+  /** Times that missed theirs. */
+  readonly late: string[] = [];
 
   constructor(print: (line: string) => void) {
     this.#print = print;
@@ -35,16 +39,24 @@ export class Report {
 
   /** A figure, the goal in words, and whether it was reached. */
   figure(name: string, value: number | string, goal: string, reached: boolean): void {
-    const line = `${reached ? "ok  " : "MISS"} ${name}: ${
-      typeof value === "number" ? Number(value.toFixed(2)) : value
-    } (goal: ${goal})`;
-    if (!reached) this.missed.push(line);
-    this.#print(line);
+    this.#tell(name, value, goal, reached, this.missed);
+  }
+
+  /** A time, ms, and the most that it may be. */
+  time(name: string, ms: number, most: number): void {
+    this.#tell(`${name}, ms`, ms, `<= ${most}`, ms <= most, this.late);
   }
 
   /** A figure without a goal. */
   note(text: string): void {
     this.#print(`     ${text}`);
+  }
+
+  #tell(name: string, value: number | string, goal: string, reached: boolean, missed: string[]): void {
+    const text = typeof value === "number" ? Number(value.toFixed(2)) : value;
+    const line = `${reached ? "ok  " : "MISS"} ${name}: ${text} (goal: ${goal})`;
+    if (!reached) missed.push(line);
+    this.#print(line);
   }
 }
 

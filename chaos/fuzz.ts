@@ -55,7 +55,7 @@ for (const row of ROWS) {
     );
   }
   report.note(`${((performance.now() - startedAt) / 1000).toFixed(1)} s`);
-  missed.push(...report.missed.map((line) => `row ${row.number}: ${line}`));
+  missed.push(...[...report.missed, ...report.late].map((line) => `row ${row.number}: ${line}`));
 }
 say(missed.length === 0 ? "all goals reached" : `${missed.length} goals missed:\n${missed.join("\n")}`);
 if (missed.length > 0) {

@@ -70,7 +70,7 @@ export const row: Row = {
     report.figure("deaths of executors", ended, "0", ended === 0);
     const executed = await Deno.stat(OWNED).then(() => 1, () => 0);
     report.figure("executed", executed, "0", executed === 0);
-    const grown = await settles(() => megabytes(worker.residentTree() - before), GROWTH_MB_MAX / 2);
+    const grown = await settles(() => megabytes(worker.residentTree() - before), GROWTH_MB_MAX);
     report.figure(
       "RSS growth of worker and executor, MB",
       grown,

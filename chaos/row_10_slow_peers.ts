@@ -44,7 +44,8 @@ const value = serialized(encodeValue(41));
 export const row: Row = {
   number: 10,
   title: "Slow or half-open peers do not stall others",
-  async run(report) {
+  async run(report, { short = false }) {
+    const hangingMs = short ? 300 : HANGING_MS;
     await using scheduler = await FakeScheduler.start();
     await using worker = await startSubject(scheduler.address, ["--nthreads=1"]);
     await ask(worker.address, { op: "ping" });
@@ -62,7 +63,7 @@ export const row: Row = {
           return conn;
         }),
       );
-      await pause(HANGING_MS);
+      await pause(hangingMs);
       for (const conn of conns) conn.close();
     });
     await served(report, worker, `${STALLED_READERS} readers of 50 MB that do not read`, async () => {
@@ -76,7 +77,7 @@ export const row: Row = {
           return conn;
         }),
       );
-      await pause(HANGING_MS);
+      await pause(hangingMs);
       for (const conn of conns) conn.close();
     });
 
@@ -87,7 +88,7 @@ export const row: Row = {
     await using blackhole = await holder(() => "silence", over.promise);
     using _ = { [Symbol.dispose]: () => over.resolve() };
     using deaf = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-    const cases = [
+    const cases: [name: string, holders: readonly string[], limitMs: number][] = [
       ["a holder that is busy five times", [busy.address], RESULT_MS_MAX],
       ["a holder that refuses connections, and another", ["tcp://127.0.0.1:1", good.address], SECOND_MS_MAX],
       [
@@ -95,12 +96,15 @@ export const row: Row = {
         [`tcp://127.0.0.1:${deaf.addr.port}`, good.address],
         RESULT_MS_MAX,
       ],
-      [
+    ];
+    // It takes 40 s to lose patience with somebody who was there a moment ago.
+    if (!short) {
+      cases.push([
         "a holder that says hello and nothing more, and another",
         [blackhole.address, good.address],
         RESULT_MS_MAX,
-      ],
-    ] as const;
+      ]);
+    }
     for (const [name, holders, limit] of cases) {
       await served(report, worker, name, async () => {
         // Which holder is asked first is chance: a few keys meet both.
@@ -115,7 +119,7 @@ export const row: Row = {
           "task-finished",
           right,
         );
-        report.figure(`${name}: the slowest result, ms`, slowest, `< ${limit}`, slowest < limit);
+        report.time(`${name}: the slowest result`, slowest, limit);
       });
     }
     report.figure("deaths", worker.alive() ? 0 : 1, "0", worker.alive());
@@ -131,13 +135,7 @@ async function served(
 ): Promise<void> {
   const pings = pinging(worker.address);
   await body();
-  const took = p99(await pings.stop());
-  report.figure(
-    `${name}: others are served within, p99 ms`,
-    took,
-    `< ${SERVED_MS_MAX}`,
-    took < SERVED_MS_MAX,
-  );
+  report.time(`${name}: others are served, p99`, p99(await pings.stop()), SERVED_MS_MAX);
 }
 
 /** Has a task run whose one dependency is at `holders`. */

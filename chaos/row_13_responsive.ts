@@ -14,7 +14,7 @@ const SPIN_MS = 3_000;
 const HEARTBEAT_S = 0.5;
 const HEARTBEAT_SHARE = 0.2;
 const PING_MS_MAX = 50;
-const LOOP_S_MAX = 0.1;
+const LOOP_MS_MAX = 100;
 
 const spin = new URL("../tests/worker/tasks.ts#spin", import.meta.url).href;
 
@@ -60,10 +60,10 @@ export const row: Row = {
       `${least} to ${most}`,
       gaps.length >= 4 && shortest >= least && longest <= most,
     );
-    report.figure("ping, p99 ms", p99(took), `< ${PING_MS_MAX}`, p99(took) < PING_MS_MAX);
+    report.time("ping, p99", p99(took), PING_MS_MAX);
     const interval = Math.max(
       ...beats.map(({ message }) => Number((message["metrics"] as Message)["event_loop_interval"])),
     );
-    report.figure("event_loop_interval, s", interval, `< ${LOOP_S_MAX}`, interval < LOOP_S_MAX);
+    report.time("event_loop_interval", interval * 1000, LOOP_MS_MAX);
   },
 };
