@@ -40,6 +40,8 @@ interface Member {
 export class Fleet {
   readonly #options: FleetOptions;
   readonly #members: Member[] = [];
+  /** Workers that were asked for; those that are not members yet included. */
+  #asked = 0;
   /** Everything that goes on by itself; awaited at the end. */
   readonly #activities = new Set<Promise<void>>();
   readonly #changed = new Set<() => void>();
@@ -53,10 +55,11 @@ export class Fleet {
     this.#options = options;
   }
 
-  /** Starts the first workers and waits until all of them are registered. */
+  /** Starts the first workers and waits until all of them are registered; rejects when one cannot. */
   async start(): Promise<void> {
     for (let i = 0; i < this.#options.size; i++) await this.#add();
-    await this.#until(() => this.#working().length >= this.#options.size);
+    await this.#until(() => this.complaints.length > 0 || this.#working().length >= this.#options.size);
+    if (this.complaints.length > 0) throw new Error(this.complaints.join("\n"));
   }
 
   /** One more worker; does not wait for its registration. */
@@ -128,7 +131,7 @@ export class Fleet {
 
   async #add(): Promise<void> {
     const { scheduler, folder, frames, mark } = this.#options;
-    const number = this.#members.length + 1;
+    const number = ++this.#asked;
     const logs = `${folder}/logs/${number}`;
     await Deno.mkdir(logs, { recursive: true });
     const words = ["run", "-A", "--quiet", new URL("../worker/main.ts", import.meta.url).pathname, scheduler];
@@ -156,7 +159,6 @@ export class Fleet {
     const status = await ended;
     const before = member.state;
     member.state = "ended";
-    this.#tell();
     const how = status.signal === null ? `code ${status.code}` : status.signal;
     // 0: it left as it was told to, by a signal or by the scheduler, which loses patience with stopped workers.
     const fine = before === "ending" || (status.code === 0 && member.paused);
@@ -167,8 +169,10 @@ export class Fleet {
         `Worker ${member.number} (${before}) ended by ${how}:\n${await tail(process, 12)}`,
       );
     } else if (error !== undefined) this.complaints.push(`Worker ${member.number} says: ${error}`);
-    const living = this.#members.filter(({ state }) => state !== "ended" && state !== "ending").length;
-    if (!this.#closing && living < this.#options.size) await this.#add();
+    this.#tell();
+    const gone = this.#members.filter(({ state }) => state === "ended" || state === "ending").length;
+    // One that cannot even start would not the next time either.
+    if (!this.#closing && before !== "starting" && this.#asked - gone < this.#options.size) await this.#add();
   }
 
   /** After a signal that ends: its processes must go, and soon. */
