@@ -6,6 +6,7 @@
 import { type LoggedProcess, startLogged } from "../cluster/python_scheduler.ts";
 import { type Channel, connectChannel } from "../comm/channel.ts";
 import { tcp } from "../comm/tcp.ts";
+import { WORKER_ENV } from "../worker/supervisor.ts";
 import { isAlive, openFiles, processTree, residentBytes } from "../tests/support/proc.ts";
 
 /** A promise of the project, as a program that measures how far it holds. */
@@ -75,7 +76,7 @@ export interface Subject extends AsyncDisposable {
   connect(): Promise<Channel>;
 }
 
-/** Starts a worker and waits until it is registered. */
+/** Starts a worker, in the environment that its nanny would give it, and waits until it is registered. */
 export async function startSubject(scheduler: string, args: readonly string[] = []): Promise<Subject> {
   const entrypoint = new URL("../worker/main.ts", import.meta.url).pathname;
   const process = await startLogged(Deno.execPath(), [
@@ -86,7 +87,7 @@ export async function startSubject(scheduler: string, args: readonly string[] = 
     scheduler,
     "--no-nanny",
     ...args,
-  ]);
+  ], { env: WORKER_ENV });
   let over = false;
   process.ended.then(() => over = true);
   let address: string | undefined;

@@ -57,12 +57,13 @@ async function port(report: Report, chance: Randomness, count: number): Promise<
   await free(worker.address);
   const [before, filesBefore] = [worker.resident(), worker.openFiles()];
   const pings = pinging(worker.address);
-  let [left, hangs] = [count, 0];
+  let [left, hangs, halfway] = [count, 0, 0];
   const lane = async () => {
     while (left > 0 && worker.alive()) {
       left--;
       if (await within(attack(worker.address, chance), HANG_MS) === "late") hangs++;
       if (left % FREE_EVERY === 0) await free(worker.address);
+      if (left === Math.floor(count / 2)) halfway = megabytes(worker.resident() - before);
     }
   };
   await Promise.all(Array.from({ length: LANES }, lane));
@@ -73,6 +74,7 @@ async function port(report: Report, chance: Randomness, count: number): Promise<
   report.note(`a ping meanwhile took ${p99(await pings.stop()).toFixed(1)} ms in the 99th of 100 cases`);
   await free(worker.address);
   const grown = await settles(() => megabytes(worker.resident() - before), 50);
+  report.note(`RSS had grown by ${halfway.toFixed(1)} MB when half of them had come`);
   report.figure("RSS growth, MB", grown, "< 100", grown < 100);
   const files = await settles(() => worker.openFiles() - filesBefore, 0);
   report.figure("growth of open files", files, "< 20", files < 20);

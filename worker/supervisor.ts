@@ -24,6 +24,13 @@ const BACKOFF_MS = 200;
 /** After SIGTERM a worker has this long, ms. */
 const GRACE_MS = 10_000;
 
+/**
+ * Variables of a worker's environment, unless they are set already. glibc gives every thread an arena of its own, in which
+ * freed memory stays: a worker that served 100,000 short connections then keeps 130 MB that nobody uses, with two
+ * arenas 45 MB.
+ */
+export const WORKER_ENV: Readonly<Record<string, string>> = { MALLOC_ARENA_MAX: "2" };
+
 /** What {@linkcode supervise} is told. */
 export interface Supervision {
   /** URL of the worker's entrypoint. */
@@ -50,6 +57,7 @@ export function verdict(
 export async function supervise(supervision: Supervision): Promise<number> {
   const { logger } = supervision;
   const permissions = await permissionFlags();
+  const env = Object.fromEntries(Object.entries(WORKER_ENV).filter(([name]) => !isSet(name)));
   const children = new Set<Deno.ChildProcess>();
   let stopping = false;
   let wake: () => void = () => {};
@@ -80,6 +88,7 @@ export async function supervise(supervision: Supervision): Promise<number> {
           `--supervisor=${Deno.pid}`,
           ...words,
         ],
+        env,
         stdin: "null",
         stdout: "inherit",
         stderr: "inherit",
@@ -102,6 +111,12 @@ export async function supervise(supervision: Supervision): Promise<number> {
   };
   const codes = await Promise.all(supervision.wordLists.map(watch));
   return codes.find((code) => code !== EXIT_ENDED) ?? EXIT_ENDED;
+}
+
+/** Without permission to look, which nobody is asked for here: as if it were not set. */
+function isSet(variable: string): boolean {
+  const { state } = Deno.permissions.querySync({ name: "env", variable });
+  return state === "granted" && Deno.env.get(variable) !== undefined;
 }
 
 function endChild(child: Deno.ChildProcess, signal: Deno.Signal): void {

@@ -68,6 +68,7 @@ Deno.test("with the nanny a killed worker is started again, and SIGTERM ends bot
   const first = await registered(own);
   const child = processTree(own.pid)[1];
   assert(child !== undefined);
+  assertStringIncludes(Deno.readTextFileSync(`/proc/${child}/environ`), "MALLOC_ARENA_MAX=2");
   Deno.kill(child, "SIGKILL");
   const second = await python.run(`
 until(lambda: any(w["name"] == "nannied" and w["status"] == "running" and a != "${first}" for a, w in client.scheduler_info(n_workers=-1)["workers"].items()))
