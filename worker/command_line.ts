@@ -86,7 +86,7 @@ DASK_SCHEDULER_ADDRESS, or this host.
   --contact-address ADDR    Address that others are told, if it is not the one listened on
   --memory-limit SIZE       As 2GiB, 500MB, 0.5 of the machine, auto or 0 for none (default: auto)
   --resources "NAME=N ..."  Resources for tasks that ask for them, as "GPU=2 MEM=1e9"
-  --local-directory PATH    Where the worker keeps its files (default: /dev/shm, else the temporary folder)
+  --local-directory PATH    Where the worker puts what memory does not hold (default: the temporary folder)
   --scheduler-file PATH     File written by dask scheduler --scheduler-file
   --death-timeout TIME      Gives up when the scheduler is not reached within it (default: never)
   --nanny / --no-nanny      Whether a small process watches the worker and restarts it (default: --nanny)
@@ -216,7 +216,7 @@ function readFlags(args: { _: (string | number)[] } & Record<string, unknown>): 
 }
 
 function checkMemoryLimit(text: string): void {
-  if (text !== "auto") parseBytes(text);
+  if (text !== "auto" && text !== "none") parseBytes(text);
 }
 
 function readPorts(text: string): [number, number] {

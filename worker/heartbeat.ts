@@ -75,7 +75,8 @@ export interface Figures {
   readonly store: StoreCalls["usage"]["answer"];
   readonly peer: PeerCalls["usage"]["answer"];
   readonly cpu: number;
-  readonly rss: number;
+  /** Of all processes of the worker, and its RAM-backed files, bytes. */
+  readonly memoryBytes: number;
   readonly loopIntervalSeconds: number;
 }
 
@@ -84,7 +85,7 @@ export function firstFigures(at: number, meter: Meter): Figures {
   return {
     at,
     counts: { states: {}, executing: new Map() },
-    store: { keys: 0, bytes: 0, fileBytes: 0 },
+    store: { keys: 0, bytes: 0, fileBytes: 0, diskBytes: 0 },
     peer: {
       incomingCount: 0,
       outgoingCount: 0,
@@ -95,7 +96,7 @@ export function firstFigures(at: number, meter: Meter): Figures {
       bandwidth: {},
     },
     cpu: 0,
-    rss: meter.rss(),
+    memoryBytes: meter.rss(),
     loopIntervalSeconds: meter.loopIntervalSeconds,
   };
 }
@@ -112,7 +113,8 @@ export function writeMetrics(figures: Figures): Record<string, unknown> {
     bandwidth: { total, workers: peer.bandwidth, types: {} },
     digests_total_since_heartbeat: {},
     managed_bytes: store.bytes,
-    spilled_bytes: { memory: 0, disk: 0 },
+    // Bytes are spilled as they are: they take on disk what they took in memory.
+    spilled_bytes: { memory: store.diskBytes, disk: store.diskBytes },
     transfer: {
       incoming_bytes: peer.incomingBytes,
       incoming_count: peer.incomingCount,
@@ -123,8 +125,7 @@ export function writeMetrics(figures: Figures): Record<string, unknown> {
     },
     event_loop_interval: figures.loopIntervalSeconds,
     cpu: figures.cpu,
-    // Frames in the RAM-backed folder are this worker's memory, though no process maps them.
-    memory: figures.rss + store.fileBytes,
+    memory: figures.memoryBytes,
     time: figures.at / 1000,
     host_net_io: { read_bps: 0, write_bps: 0 },
     host_disk_io: { read_bps: 0, write_bps: 0 },

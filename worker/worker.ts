@@ -19,7 +19,7 @@ import { errorData, writeException } from "../protocol/remote_error.ts";
 import { listenerTo, startWorkerActor } from "./actor.ts";
 import { type Directories, makeDirectories } from "./directories.ts";
 import type { ExecutorPool } from "./execute/executor.ts";
-import { startProcessPool } from "./execute/processes.ts";
+import { INPUT_CACHE_BYTES_MAX, type ProcessPoolOptions, startProcessPool } from "./execute/processes.ts";
 import {
   firstFigures,
   type Meter,
@@ -30,6 +30,8 @@ import {
 } from "./heartbeat.ts";
 import type { Address, WorkerEvent, WorkerStatus } from "./machine/events.ts";
 import { WorkerMachine } from "./machine/machine.ts";
+import type { MemoryLimits } from "./memory.ts";
+import { canReadProcesses, startMemoryMonitor, workerProcessBytes } from "./memory_monitor.ts";
 import type { WorkerCalls } from "./messages.ts";
 import { readOptions, type WorkerOptions, type WorkerSettings } from "./options.ts";
 import { askVersions, type Connection, connectScheduler, register } from "./registration.ts";
@@ -50,6 +52,9 @@ const KEEP_ALIVE_MS = 60_000;
 const SCHEDULER_BATCH_MS = 5;
 /** Each step of a farewell may take this long, ms. */
 const FAREWELL_MS_MAX = 1_500;
+
+/** Heaps of executors are never limited to less, MiB. */
+const HEAP_MIB_MIN = 64;
 
 /** How a worker ended. */
 export interface WorkerEnd {
@@ -102,7 +107,13 @@ export async function startWorker(options?: string | WorkerOptions): Promise<Wor
   settings.signal?.throwIfAborted();
   await using started = new AsyncDisposableStack();
   const log = new LogRing(settings.logger);
-  const directories = started.use(await makeDirectories(settings.localDirectory, log));
+  const directories = started.use(
+    await makeDirectories({
+      base: settings.localDirectory,
+      spill: settings.memory !== null && settings.memory.spillUntilBytes < Infinity,
+      logger: log,
+    }),
+  );
   const connection = await connectScheduler(settings.transport, settings.scheduler, {
     timeoutMs: settings.connectTimeoutMs,
     signal: settings.signal,
@@ -181,16 +192,26 @@ class Worker implements WorkerHandle {
     this.#parts.defer(() => this.#meter.stop());
     const versions = await askVersions(channel, logger);
 
-    const { frames, sockets, roomBytes } = this.#directories;
-    const store = this.#owned(
-      startStore({ directory: frames, fileRoomBytes: roomBytes, logger, onCrash: onCrash("store") }),
-    );
+    const { frames, ramBacked, spill, sockets, roomBytes } = this.#directories;
+    const { memory } = settings;
+    const store = this.#owned(startStore({
+      directory: frames,
+      ramBacked,
+      fileRoomBytes: roomBytes,
+      spill: memory === null || spill === null
+        ? null
+        : { directory: spill, targetBytes: memory.targetBytes ?? Infinity, limitBytes: memory.limitBytes },
+      logger,
+      onCrash: onCrash("store"),
+    }));
     this.#parts.use(this.#rpc);
     this.#parts.use(this.#peers);
     const pool = startProcessPool({
       slots: this.slots,
-      directory: frames ?? sockets,
+      directory: frames,
       socketDirectory: sockets,
+      spillDirectory: spill,
+      ...(memory === null ? {} : executorMemory(memory, this.slots, logger)),
       listener: listenerTo(() => this.#actor!, systemClock),
       logger,
       ...(settings.permissions === undefined ? {} : { permissions: settings.permissions }),
@@ -275,7 +296,7 @@ class Worker implements WorkerHandle {
       slots: this.slots,
       memoryLimitBytes: settings.memoryLimitBytes,
       resources: settings.resources,
-      localDirectory: frames ?? sockets,
+      localDirectory: spill ?? frames,
       versions,
       metrics: writeMetrics(firstFigures(Date.now(), this.#meter)),
     });
@@ -302,7 +323,7 @@ class Worker implements WorkerHandle {
             store: stored,
             peer: transfers,
             cpu: meter.cpu(),
-            rss: meter.rss(),
+            memoryBytes: workerProcessBytes(pool, stored.fileBytes),
             loopIntervalSeconds: meter.loopIntervalSeconds,
           }),
           executing: writeExecuting(counts.executing, now),
@@ -315,6 +336,17 @@ class Worker implements WorkerHandle {
       logger,
     });
     this.#stopHeartbeats = () => heartbeats.stop();
+    if (memory !== null) {
+      const monitor = startMemoryMonitor({
+        limits: memory,
+        store: store.ref,
+        pool,
+        status: () => this.status,
+        takeStatus: (status, stimulusId) => this.#takeStatus(status, stimulusId),
+        logger,
+      });
+      this.#parts.defer(() => monitor.stop());
+    }
     this.#keepAlive = setInterval(() => this.#send({ op: "keep-alive" }), KEEP_ALIVE_MS);
     settings.signal?.addEventListener("abort", this.#onAbort, { once: true });
     logger.log("info", `Worker at ${this.address} (${this.name}), registered to ${settings.scheduler}`);
@@ -511,6 +543,25 @@ class Worker implements WorkerHandle {
   }
 
   readonly #onAbort = (): void => void this.close("its signal was aborted");
+}
+
+/** What executors are told of a limit. */
+function executorMemory(
+  { limitBytes }: MemoryLimits,
+  slots: number,
+  logger: Logger,
+): Pick<ProcessPoolOptions, "inputCacheBytesMax" | "tellMemory" | "v8Flags"> {
+  const inputCacheBytesMax = Math.min(INPUT_CACHE_BYTES_MAX, Math.floor(limitBytes / (8 * slots)));
+  if (canReadProcesses()) {
+    logger.log("debug", "Memory of executors is read from /proc");
+    return { inputCacheBytesMax };
+  }
+  const heapMiB = Math.max(HEAP_MIB_MIN, Math.floor(limitBytes / slots / 2 ** 20));
+  logger.log(
+    "info",
+    `Memory of executors cannot be read without --allow-all: they tell it after calls, and have heaps of ${heapMiB} MiB`,
+  );
+  return { inputCacheBytesMax, tellMemory: true, v8Flags: [`--max-old-space-size=${heapMiB}`] };
 }
 
 /** Waits for a step of the farewell, not for ever, and whatever comes of it. */

@@ -155,8 +155,8 @@ Deno.test("metrics hold all that the scheduler reads, and bandwidth is the mean 
   meter.stop();
   const metrics = writeMetrics({
     ...figures,
-    rss: 1000,
-    store: { keys: 1, bytes: 50, fileBytes: 20 },
+    memoryBytes: 1020,
+    store: { keys: 1, bytes: 50, fileBytes: 20, diskBytes: 15 },
     peer: { ...figures.peer, bandwidth: { a: [30, 2], b: [60, 1] } },
   });
   assertEquals(metrics["bandwidth"], { total: 30, workers: { a: [30, 2], b: [60, 1] }, types: {} });
@@ -166,6 +166,7 @@ Deno.test("metrics hold all that the scheduler reads, and bandwidth is the mean 
   ) {
     assertEquals(typeof metrics[name], "object", name);
   }
+  assertEquals(metrics["spilled_bytes"], { memory: 15, disk: 15 });
   assertEquals((writeMetrics(figures)["bandwidth"] as { total: number }).total, 100e6);
   assertEquals({ ...writeExecuting(new Map([["x", AT - 1500]]), AT) }, { x: 1.5 });
 });

@@ -80,6 +80,8 @@ export type FromExecutor =
   | readonly ["seceded", seq: number, computeDuration: number]
   | readonly ["progress", seq: number, done: number, total: number | null]
   | readonly ["log", seq: number, topic: string, json: string]
+  /** Its memory, after a call. */
+  | readonly ["memory", bytes: number]
   /** The ledger of this executor makes no sense; it ends itself. */
   | readonly ["damaged"];
 
@@ -99,6 +101,8 @@ export interface ExecutorConfig {
   readonly revoke: readonly Deno.PermissionDescriptor[];
   /** Relative module paths are resolved against this. */
   readonly base: string;
+  /** Whether it is to tell its memory after calls. */
+  readonly tellMemory: boolean;
 }
 
 /** Name of page `page` of an executor's ledger. */

@@ -16,7 +16,14 @@ import { type Logger, silent } from "../../base/log.ts";
 import { DaskError, type ErrorData } from "../../protocol/errors.ts";
 import { type Frame, isFileFrame, type Payload, payloadBytes } from "../../protocol/payload.ts";
 import { writeException } from "../../protocol/remote_error.ts";
-import type { ExecutorCall, ExecutorListener, ExecutorPool, Input, Outcome } from "./executor.ts";
+import type {
+  ExecutorCall,
+  ExecutorListener,
+  ExecutorPool,
+  Input,
+  Outcome,
+  PoolExecutor,
+} from "./executor.ts";
 import {
   type ExecutorConfig,
   FILE_BYTES_MIN,
@@ -59,6 +66,10 @@ export interface ProcessPoolOptions {
   readonly graceMs?: number | undefined;
   /** Inputs that each executor keeps for later calls, bytes. Default 256 MiB. */
   readonly inputCacheBytesMax?: number | undefined;
+  /** Where inputs may lie that were spilled; executors get to read there. Default: nowhere. */
+  readonly spillDirectory?: string | null | undefined;
+  /** Whether executors are to tell their memory, because it cannot be seen from outside. Default false. */
+  readonly tellMemory?: boolean | undefined;
   /** Flags for V8, as `--max-old-space-size=512`. */
   readonly v8Flags?: readonly string[] | undefined;
 }
@@ -184,7 +195,9 @@ class ProcessPool implements ExecutorPool {
     let flags: readonly string[] = grants.flags;
     const revoke: Deno.PermissionDescriptor[] = [];
     if (!libc) {
-      flags = withGrant(withGrant(flags, "read", [options.directory]), "write", [options.directory]);
+      const { directory, spillDirectory } = options;
+      const readable = spillDirectory == null ? [directory] : [directory, spillDirectory];
+      flags = withGrant(withGrant(flags, "read", readable), "write", [directory]);
     }
     // Giving up a path gives up the folders around it that were granted, too: what is granted anyway stays.
     for (const kind of ["read", "write"] as const) {
@@ -213,7 +226,15 @@ class ProcessPool implements ExecutorPool {
       ...flags,
       main.href,
     ];
-    this.#config = { socket, parent: Deno.pid, directory: options.directory, libc, revoke, base };
+    this.#config = {
+      socket,
+      parent: Deno.pid,
+      directory: options.directory,
+      libc,
+      revoke,
+      base,
+      tellMemory: options.tellMemory ?? false,
+    };
     this.description =
       `${options.slots} executor process${
         options.slots === 1 ? "" : "es"
@@ -276,6 +297,25 @@ class ProcessPool implements ExecutorPool {
     if (placed.takenBack || placed.abortReason !== null) return;
     placed.abortReason = reason;
     if (placed.state === "started") this.#stop(placed);
+  }
+
+  executors(): readonly PoolExecutor[] {
+    return [...this.#processes].map((executor) => {
+      const [first] = executor.calls.values();
+      return {
+        pid: executor.pid,
+        call: first?.state === "started" ? first.id : null,
+        reportedBytes: this.#config.tellMemory ? executor.toldBytes : null,
+      };
+    });
+  }
+
+  terminate(pid: number, reason: string): void {
+    for (const executor of this.#processes) {
+      if (executor.pid !== pid) continue;
+      executor.tooLarge = reason;
+      executor.kill();
+    }
   }
 
   forget(ids: readonly number[]): void {
@@ -604,7 +644,10 @@ class ProcessPool implements ExecutorPool {
     this.#fill();
   }
 
-  #exited(executor: Executor, slot: Slot, exit: Exit): void {
+  #exited(executor: Executor, slot: Slot, ended: Exit): void {
+    const exit = executor.tooLarge === null
+      ? ended
+      : { text: executor.tooLarge, outOfMemory: true, lines: ended.lines };
     this.#processes.delete(executor);
     const expected = this.#expected.get(executor.token);
     if (expected !== undefined) {
@@ -766,6 +809,10 @@ class ProcessPool implements ExecutorPool {
           executor: executor.pid,
         },
       );
+      return;
+    }
+    if (record[0] === "memory") {
+      executor.toldBytes = record[1];
       return;
     }
     const seq = record[1];
