@@ -127,8 +127,8 @@ DASK_SCHEDULER_ADDRESS or dask's configuration files say it, else it is this hos
   --name TEXT               Name of the worker; with --nworkers a number follows it: name-0, name-1
   --memory-limit SIZE       For each worker, as 2GiB, 500MB, 0.5 of the machine, auto or 0 for none (default: auto)
   --resources "NAME=N ..."  Resources of each worker for tasks that ask for them, as "GPU=2 MEM=1e9"
-  --local-directory PATH    Where the worker keeps its files (default: temporary-directory of the configuration,
-                            else /dev/shm, else the temporary folder)
+  --local-directory PATH    Where the worker puts what memory does not hold (default: temporary-directory of the
+                            configuration, else the temporary folder)
 
   --scheduler-file PATH     File written by dask scheduler --scheduler-file; waited for when it is not there yet
   --death-timeout TIME      Gives up when the scheduler is not reached within it (default: never)
@@ -419,7 +419,7 @@ function readPreload(value: unknown): readonly string[] | undefined {
 }
 
 function checkMemoryLimit(text: string): void {
-  if (text !== "auto") parseBytes(text);
+  if (text !== "auto" && text !== "none") parseBytes(text);
 }
 
 function oneOf<T extends string>(name: string, value: string, allowed: readonly T[]): T {

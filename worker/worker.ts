@@ -22,7 +22,7 @@ import { listenerTo, startWorkerActor } from "./actor.ts";
 import { type Directories, makeDirectories } from "./directories.ts";
 import type { CallsAside } from "./execute/aside.ts";
 import type { ExecutorListener, ExecutorPool, Outcome } from "./execute/executor.ts";
-import { startProcessPool } from "./execute/processes.ts";
+import { INPUT_CACHE_BYTES_MAX, type ProcessPoolOptions, startProcessPool } from "./execute/processes.ts";
 import {
   averageBandwidth,
   BANDWIDTH_BYTES,
@@ -36,6 +36,8 @@ import { nextWait, retireAfterMs } from "./lifetime.ts";
 import { LogRing } from "./log_ring.ts";
 import type { Address, RunSpec, WorkerEvent, WorkerStatus } from "./machine/events.ts";
 import { WorkerMachine } from "./machine/machine.ts";
+import type { MemoryLimits } from "./memory.ts";
+import { canReadProcesses, startMemoryMonitor, workerProcessBytes } from "./memory_monitor.ts";
 import type { WorkerCalls } from "./messages.ts";
 import { Monitor, type Sample } from "./monitor.ts";
 import { checkResources, readOptions, type WorkerOptions, type WorkerSettings } from "./options.ts";
@@ -62,6 +64,8 @@ const FAREWELL_MS_MAX = 1_500;
 
 /** The scheduler believes that a task is here, and it is not: only our end makes it place the task again. */
 const TASK_LOST = "a compute-task could not be read";
+/** Heaps of executors are never limited to less, MiB. */
+const HEAP_MIB_MIN = 64;
 
 /** How a worker ended. */
 export interface WorkerEnd {
@@ -132,7 +136,13 @@ export async function startWorker(options?: string | WorkerOptions): Promise<Wor
   settings.signal?.throwIfAborted();
   await using started = new AsyncDisposableStack();
   const log = new LogRing(settings.logger);
-  const directories = started.use(await makeDirectories(settings.localDirectory, log));
+  const directories = started.use(
+    await makeDirectories({
+      base: settings.localDirectory,
+      spill: settings.memory !== null && settings.memory.spillUntilBytes < Infinity,
+      logger: log,
+    }),
+  );
   const connection = await connectScheduler(settings.transport, settings.scheduler, {
     timeoutMs: settings.connectTimeoutMs,
     signal: settings.signal,
@@ -225,17 +235,27 @@ class Worker implements WorkerHandle {
     this.#parts.defer(() => this.#monitor.stop());
     const versions = await askVersions(channel, logger);
 
-    const { frames, sockets, roomBytes } = this.#directories;
-    const store = this.#owned(
-      startStore({ directory: frames, fileRoomBytes: roomBytes, logger, onCrash: onCrash("store") }),
-    );
+    const { frames, ramBacked, spill, sockets, roomBytes } = this.#directories;
+    const { memory } = settings;
+    const store = this.#owned(startStore({
+      directory: frames,
+      ramBacked,
+      fileRoomBytes: roomBytes,
+      spill: memory === null || spill === null
+        ? null
+        : { directory: spill, targetBytes: memory.targetBytes ?? Infinity, limitBytes: memory.limitBytes },
+      logger,
+      onCrash: onCrash("store"),
+    }));
     this.#parts.use(this.#rpc);
     this.#parts.use(this.#peers);
     const startPool = (slots: number, listener: ExecutorListener) =>
       startProcessPool({
         slots,
-        directory: frames ?? sockets,
+        directory: frames,
         socketDirectory: sockets,
+        spillDirectory: spill,
+        ...(memory === null ? {} : executorMemory(memory, this.slots, logger)),
         scheduler: settings.scheduler,
         tls: settings.tls,
         listener,
@@ -326,6 +346,7 @@ class Worker implements WorkerHandle {
         store: stored,
         peer: transfers,
         sample,
+        memoryBytes: workerProcessBytes(pool, stored.fileBytes),
         loopIntervalSeconds: this.#monitor.loopIntervalSeconds,
         bandwidth: this.#bandwidth = averageBandwidth(this.#bandwidth, anew ? transfers.bandwidth : {}),
       };
@@ -344,7 +365,7 @@ class Worker implements WorkerHandle {
       slots: this.slots,
       memoryLimitBytes: settings.memoryLimitBytes,
       resources: settings.resources,
-      localDirectory: frames ?? sockets,
+      localDirectory: spill ?? frames,
       versions,
       metrics: writeMetrics(firstFigures(Date.now(), this.#monitor)),
       dashboardPort: this.dashboardPort,
@@ -378,6 +399,17 @@ class Worker implements WorkerHandle {
       logger,
     });
     this.#stopHeartbeats = () => heartbeats.stop();
+    if (memory !== null) {
+      const monitor = startMemoryMonitor({
+        limits: memory,
+        store: store.ref,
+        pool,
+        status: () => this.status,
+        takeStatus: (status, stimulusId) => this.#takeStatus(status, stimulusId),
+        logger,
+      });
+      this.#parts.defer(() => monitor.stop());
+    }
     this.#keepAlive = setInterval(() => this.#send({ op: "keep-alive" }), KEEP_ALIVE_MS);
     settings.signal?.addEventListener("abort", this.#onAbort, { once: true });
     const { lifetime } = settings;
@@ -442,7 +474,7 @@ class Worker implements WorkerHandle {
   #describe(): WorkerDescription {
     const { scheduler, memoryLimitBytes, nanny } = this.#settings;
     const { id, address, name, status, slots } = this;
-    const { frames, sockets } = this.#directories;
+    const { frames, spill } = this.#directories;
     return {
       id,
       address,
@@ -451,7 +483,7 @@ class Worker implements WorkerHandle {
       status,
       slots,
       memoryLimitBytes,
-      localDirectory: frames ?? sockets,
+      localDirectory: spill ?? frames,
       nanny: nanny !== null,
     };
   }
@@ -692,6 +724,25 @@ class Worker implements WorkerHandle {
 function mentionsTask(frames: readonly Frame[]): boolean {
   const [head] = frames;
   return head instanceof Uint8Array && new TextDecoder("latin1").decode(head).includes("compute-task");
+}
+
+/** What executors are told of a limit. */
+function executorMemory(
+  { limitBytes }: MemoryLimits,
+  slots: number,
+  logger: Logger,
+): Pick<ProcessPoolOptions, "inputCacheBytesMax" | "tellMemory" | "v8Flags"> {
+  const inputCacheBytesMax = Math.min(INPUT_CACHE_BYTES_MAX, Math.floor(limitBytes / (8 * slots)));
+  if (canReadProcesses()) {
+    logger.log("debug", "Memory of executors is read from /proc");
+    return { inputCacheBytesMax };
+  }
+  const heapMiB = Math.max(HEAP_MIB_MIN, Math.floor(limitBytes / slots / 2 ** 20));
+  logger.log(
+    "info",
+    `Memory of executors cannot be read without --allow-all: they tell it after calls, and have heaps of ${heapMiB} MiB`,
+  );
+  return { inputCacheBytesMax, tellMemory: true, v8Flags: [`--max-old-space-size=${heapMiB}`] };
 }
 
 /** Waits for a step of the farewell, not for ever, and whatever comes of it. */

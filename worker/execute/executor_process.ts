@@ -79,6 +79,10 @@ export class ExecutorProcess<C> {
   killed = false;
   /** Resolves when the process is gone and all it had to say was read. */
   readonly exited: Promise<Exit>;
+  /** What it said last of its memory. */
+  toldBytes = 0;
+  /** Why it is being ended, when it takes too much memory. */
+  tooLarge: string | null = null;
   /** Number of the next result file that it will name. */
   resultFiles = 0;
   #link: ExecutorLink | null = null;

@@ -81,6 +81,8 @@ export type FromExecutor =
   | readonly ["seceded", seq: number, computeDuration: number]
   /** Msgpack for a topic of the scheduler. */
   | readonly ["event", seq: number, topic: string, message: Uint8Array]
+  /** Its memory, after a call. */
+  | readonly ["memory", bytes: number]
   /** The ledger of this executor makes no sense; it ends itself. */
   | readonly ["damaged"];
 
@@ -106,6 +108,8 @@ export interface ExecutorConfig {
   readonly tls: { readonly ca: string; readonly cert: string; readonly key: string } | null;
   /** URLs of modules to load before the first task. */
   readonly preload: readonly string[];
+  /** Whether it is to tell its memory after calls. */
+  readonly tellMemory: boolean;
 }
 
 /** Name of page `page` of an executor's ledger. */

@@ -37,6 +37,9 @@ interface Waiting {
   readonly inputs: Inputs | Error;
 }
 
+/** Memory is told this often at most, ms: to ask for it takes longer than a small call. */
+const MEMORY_MS = 100;
+
 class Executor {
   readonly #config: ExecutorConfig;
   readonly #files: SharedFiles;
@@ -49,6 +52,7 @@ class Executor {
   #running: RunningTask | null = null;
   #looping = false;
   #filesMade = 0;
+  #toldMemoryAt = 0;
 
   constructor(config: ExecutorConfig, files: SharedFiles, conn: Deno.Conn) {
     this.#config = config;
@@ -149,10 +153,17 @@ class Executor {
       }
       setCurrent(undefined);
       this.#running = null;
+      if (this.#config.tellMemory) this.#tellMemory();
       if (this.#waiting.length === 0) this.#link.flush();
     }
     this.#link.flush();
     this.#looping = false;
+  }
+
+  #tellMemory(): void {
+    if (Date.now() - this.#toldMemoryAt < MEMORY_MS) return;
+    this.#toldMemoryAt = Date.now();
+    this.#link.push(["memory", Deno.memoryUsage().rss]);
   }
 
   #succeed(task: RunningTask, result: unknown): void {

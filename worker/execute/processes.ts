@@ -16,7 +16,14 @@ import { type Logger, silent } from "../../base/log.ts";
 import { DaskError, type ErrorData } from "../../protocol/errors.ts";
 import { type Frame, isFileFrame, type Payload, payloadBytes } from "../../protocol/payload.ts";
 import { writeException } from "../../protocol/remote_error.ts";
-import type { ExecutorCall, ExecutorListener, ExecutorPool, Input, Outcome } from "./executor.ts";
+import type {
+  ExecutorCall,
+  ExecutorListener,
+  ExecutorPool,
+  Input,
+  Outcome,
+  PoolExecutor,
+} from "./executor.ts";
 import {
   type ExecutorConfig,
   FILE_BYTES_MIN,
@@ -64,6 +71,10 @@ export interface ProcessPoolOptions {
   readonly preload?: readonly string[] | undefined;
   /** Inputs that each executor keeps for later calls, bytes. Default 256 MiB. */
   readonly inputCacheBytesMax?: number | undefined;
+  /** Where inputs may lie that were spilled; executors get to read there. Default: nowhere. */
+  readonly spillDirectory?: string | null | undefined;
+  /** Whether executors are to tell their memory, because it cannot be seen from outside. Default false. */
+  readonly tellMemory?: boolean | undefined;
   /** Flags for V8, as `--max-old-space-size=512`. */
   readonly v8Flags?: readonly string[] | undefined;
   /** Address of the scheduler, for clients inside of tasks. Default: they can have none. */
@@ -211,7 +222,9 @@ class ProcessPool implements ExecutorPool {
     let flags: readonly string[] = withGrant(grants.flags, "read", ownFolders());
     const revoke: Deno.PermissionDescriptor[] = [];
     if (!libc) {
-      flags = withGrant(withGrant(flags, "read", [options.directory]), "write", [options.directory]);
+      const { directory, spillDirectory } = options;
+      const readable = spillDirectory == null ? [directory] : [directory, spillDirectory];
+      flags = withGrant(withGrant(flags, "read", readable), "write", [directory]);
     }
     // A compiled program has one set of permissions for all its processes: they give up what they shall not have.
     if (standalone) revoke.push(...revocationsOf(flags));
@@ -243,8 +256,19 @@ class ProcessPool implements ExecutorPool {
       main.href,
     ];
     const { directory, scheduler = null } = options;
-    const { tls = null } = options;
-    this.#config = { socket, parent: Deno.pid, directory, libc, revoke, base, scheduler, tls, preload };
+    const { tls = null, tellMemory = false } = options;
+    this.#config = {
+      socket,
+      parent: Deno.pid,
+      directory,
+      libc,
+      revoke,
+      base,
+      scheduler,
+      tls,
+      preload,
+      tellMemory,
+    };
     this.description =
       `${options.slots} executor process${
         options.slots === 1 ? "" : "es"
@@ -311,6 +335,25 @@ class ProcessPool implements ExecutorPool {
     if (placed.takenBack || placed.abortReason !== null) return;
     placed.abortReason = reason;
     if (placed.state === "started") this.#stop(placed);
+  }
+
+  executors(): readonly PoolExecutor[] {
+    return [...this.#processes].map((executor) => {
+      const [first] = executor.calls.values();
+      return {
+        pid: executor.pid,
+        call: first?.state === "started" ? first.id : null,
+        reportedBytes: this.#config.tellMemory ? executor.toldBytes : null,
+      };
+    });
+  }
+
+  terminate(pid: number, reason: string): void {
+    for (const executor of this.#processes) {
+      if (executor.pid !== pid) continue;
+      executor.tooLarge = reason;
+      executor.kill();
+    }
   }
 
   forget(ids: readonly number[]): void {
@@ -656,7 +699,10 @@ class ProcessPool implements ExecutorPool {
     this.#spares.delete(executor);
   }
 
-  #exited(executor: Executor, exit: Exit): void {
+  #exited(executor: Executor, ended: Exit): void {
+    const exit = executor.tooLarge === null
+      ? ended
+      : { text: executor.tooLarge, outOfMemory: true, lines: ended.lines };
     this.#processes.delete(executor);
     this.#unspare(executor);
     const expected = this.#expected.get(executor.token);
@@ -821,6 +867,10 @@ class ProcessPool implements ExecutorPool {
           executor: executor.pid,
         },
       );
+      return;
+    }
+    if (record[0] === "memory") {
+      executor.toldBytes = record[1];
       return;
     }
     const seq = record[1];
