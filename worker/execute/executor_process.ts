@@ -30,10 +30,11 @@ export interface Exit {
 }
 
 /** How to start an executor. */
-export interface Spawn {
+export interface Spawn<S> {
   readonly command: string;
   readonly args: readonly string[];
   readonly config: ExecutorConfig;
+  readonly set: S;
   readonly logger: Logger;
 }
 
@@ -64,10 +65,12 @@ const SIGNAL_NUMBERS: Readonly<Record<string, number>> = {
   SIGXCPU: 24,
 };
 
-/** A running (or ended) executor. `C` is what its owner calls a call. */
-export class ExecutorProcess<C> {
+/** A running (or ended) executor. `C` is what its owner calls a call, `S` a set of permissions. */
+export class ExecutorProcess<C, S> {
   readonly pid: number;
   readonly token: string;
+  /** The permissions of its tasks. */
+  readonly set: S;
   /** Begins the names of all its files. */
   readonly prefix: string;
   readonly ledger: Ledger;
@@ -91,8 +94,9 @@ export class ExecutorProcess<C> {
   #tail = new Uint8Array(0);
 
   /** Starts a process. Throws what Deno throws when that is not possible. */
-  constructor({ command, args, config, logger }: Spawn) {
+  constructor({ command, args, config, set, logger }: Spawn<S>) {
     this.token = config.token;
+    this.set = set;
     this.prefix = config.prefix;
     this.#directory = config.directory;
     this.ledger = new Ledger("worker", (page) => {

@@ -12,6 +12,7 @@ import { encodeFrames, FrameDecoder } from "../../protocol/frame.ts";
 import { decodeMsgpack, encodeMsgpack } from "../../protocol/msgpack/mod.ts";
 import { CommClosedError, ProtocolError } from "../../protocol/errors.ts";
 import type { Frame } from "../../protocol/payload.ts";
+import type { Stop } from "./policy.ts";
 
 /** Frames from this size on travel as files of the shared folder, bytes. */
 export const FILE_BYTES_MIN = 1 << 16;
@@ -45,7 +46,8 @@ export type ToExecutor =
     inputs: readonly LinkInput[],
     annotations: Readonly<Record<string, unknown>>,
   ]
-  | readonly ["abort", seq: number, reason: string]
+  /** Stop this call: `name` and `reason` are those of the error that its signal carries. */
+  | readonly ["abort", seq: number, reason: string, name: Stop["name"]]
   /** Drop these kept inputs. */
   | readonly ["forget", ids: readonly number[]];
 
@@ -78,6 +80,8 @@ export type FromExecutor =
   ]
   | readonly ["rescheduled", seq: number, start: number]
   | readonly ["seceded", seq: number, computeDuration: number]
+  /** An abort came and the call was told: its event loop is alive. */
+  | readonly ["acknowledged", seq: number]
   | readonly ["progress", seq: number, done: number, total: number | null]
   | readonly ["log", seq: number, topic: string, json: string]
   /** The ledger of this executor makes no sense; it ends itself. */

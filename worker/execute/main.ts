@@ -83,7 +83,7 @@ class Executor {
         this.#waiting.push({ record, inputs: this.#take(record, raw) });
         break;
       case "abort":
-        if (this.#running?.seq === record[1]) this.#running.abort(record[2]);
+        if (this.#running?.seq === record[1]) this.#running.abort(record[2], record[3]);
         break;
       case "forget":
         this.#kept.forget(record[1]);
@@ -249,8 +249,10 @@ class RunningTask implements Current {
     return (this.#abort ??= new AbortController()).signal;
   }
 
-  abort(reason: string): void {
-    (this.#abort ??= new AbortController()).abort(new DOMException(reason, "AbortError"));
+  abort(reason: string, name: string): void {
+    // Said first: what listens to the signal may keep this thread busy.
+    this.#tell(["acknowledged", this.seq]);
+    (this.#abort ??= new AbortController()).abort(new DOMException(reason, name));
   }
 
   progress(done: number, total?: number): void {

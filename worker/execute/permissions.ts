@@ -67,6 +67,50 @@ export function parseTaskPermissions(text: string): TaskPermissions {
   return result as TaskPermissions;
 }
 
+/**
+ * What both `own` and `all` allow: a task that asks for itself gets no more than all tasks of its worker. Lists are
+ * compared by folder, host and port, and wildcards of variables; `base` is where relative paths begin.
+ */
+export function within(own: TaskPermissions, all: TaskPermissions, base: string): TaskPermissions {
+  if (all === "inherit") return own;
+  if (own === "inherit") return all;
+  if (own === "none" || all === "none") return "none";
+  const result: Record<string, boolean | "inherit" | readonly string[]> = {};
+  for (const kind of KINDS) {
+    const [mine, theirs] = [own[kind] ?? false, all[kind] ?? false];
+    const listed = (values: readonly (string | URL)[]) => values.map((value) => absolute(kind, value, base));
+    if (mine === false || theirs === false) continue;
+    if (typeof theirs !== "object") result[kind] = typeof mine === "object" ? listed(mine) : mine;
+    else if (typeof mine !== "object") result[kind] = listed(theirs);
+    else {
+      const [a, b] = [listed(mine), listed(theirs)];
+      result[kind] = [
+        ...a.filter((value) => b.some((other) => covers(kind, other, value))),
+        ...b.filter((value) => !a.includes(value) && a.some((other) => covers(kind, other, value))),
+      ];
+    }
+  }
+  return result;
+}
+
+/** Whether a grant of `whole` is one of `part`, too. */
+function covers(kind: TaskPermissionKind, whole: string, part: string): boolean {
+  if (whole === part) return true;
+  switch (kind) {
+    case "read":
+    case "write":
+      return part.startsWith(whole.endsWith("/") ? whole : `${whole}/`) && !part.split("/").includes("..");
+    case "net":
+    case "import":
+      // A host without a port stands for all its ports.
+      return part.startsWith(`${whole}:`) && /^\d+$/.test(part.slice(whole.length + 1));
+    case "env":
+      return whole.endsWith("*") && part.startsWith(whole.slice(0, -1));
+    case "sys":
+      return false;
+  }
+}
+
 /** What a child process is started with. */
 export interface Grants {
   /** Command-line flags for what tasks may do. */

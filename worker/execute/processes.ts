@@ -6,9 +6,12 @@
  * | what happens to an executor | its running call | its waiting call |
  * |---|---|---|
  * | it dies, or `Deno.exit` is called in it | ends as `failed`, kind `lost` | is placed again |
- * | it does not obey an abort in time | ends as `failed`, `AbortError` | is placed again |
+ * | it does not obey an abort in time | ends as `failed`, `AbortError` or `TimeoutError` | is placed again |
  * | its call secedes | goes on there | is placed again |
  * | it cannot start, three times | – | fails when no slot is left |
+ *
+ * An executor has one set of permissions for life. A slot is given an executor of another set when a task asks for it;
+ * the one that it had is parked, warm, for the next task of its own set.
  *
  * @module
  */
@@ -29,12 +32,15 @@ import {
 import { holdDirectory } from "./directory_lock.ts";
 import {
   descriptorOf,
+  type Grants,
   grantsOf,
   grantsPath,
   hasWhole,
   type TaskPermissions,
   withGrant,
+  within,
 } from "./permissions.ts";
+import { ACKNOWLEDGE_MS, GRACE_MS, readPolicy, type Stop, stoppedError, timedOut } from "./policy.ts";
 import { type ExecutorLink, ExecutorProcess, type Exit, removeFile } from "./executor_process.ts";
 
 /** Options of {@linkcode startProcessPool}. */
@@ -55,16 +61,18 @@ export interface ProcessPoolOptions {
   readonly logger?: Logger | undefined;
   /** The Deno executable. Default: the one that runs this. */
   readonly execPath?: string | undefined;
-  /** How long an aborted call may go on before its process is ended, ms. Default 250. */
+  /** How long a call that has acknowledged its abort may go on before its process is ended, ms. Default 250. */
   readonly graceMs?: number | undefined;
+  /** How long an executor has to acknowledge an abort before it is ended without grace, ms. Default 50. */
+  readonly acknowledgeMs?: number | undefined;
+  /** Warm executors without a slot that are kept: of other permission sets, and spares. Default: as many as slots. */
+  readonly parkedExecutorsMax?: number | undefined;
   /** Inputs that each executor keeps for later calls, bytes. Default 256 MiB. */
   readonly inputCacheBytesMax?: number | undefined;
   /** Flags for V8, as `--max-old-space-size=512`. */
   readonly v8Flags?: readonly string[] | undefined;
 }
 
-/** Default of `graceMs`. */
-export const GRACE_MS = 250;
 /** Default of `inputCacheBytesMax`, per executor. */
 export const INPUT_CACHE_BYTES_MAX = 256 * 1024 * 1024;
 
@@ -78,16 +86,34 @@ const RETRY_MS = 10_000;
 const PLACEMENTS_MAX = 4;
 /** How long after it was sent a call that is told neither as started nor as ended is looked up in the ledger, ms. */
 const LOOK_AFTER_MS = 2;
+/** A parked executor that nobody asks for is ended after this time, ms. */
+const PARKED_MS_MAX = 60_000;
+/** So long before an executor is ended by force the one in its place is started, ms: longer than a start takes. */
+const START_AHEAD_MS = 150;
+
 /** How long an idle slot waits for a fresh call before it takes one that waits elsewhere, ms. */
 const MOVE_AFTER_MS = 1;
 
+/** Texts of asked permissions of which the set is remembered. */
+const ASKED_MAX = 1_000;
+
 type Timer = ReturnType<typeof setTimeout>;
-type Executor = ExecutorProcess<Placed>;
+type Executor = ExecutorProcess<Placed, PermissionSet>;
+
+/** What executors of one set of permissions are started with. */
+interface PermissionSet {
+  /** Equal texts mean the same permissions. */
+  readonly id: string;
+  readonly args: readonly string[];
+  readonly revoke: readonly Deno.PermissionDescriptor[];
+}
 
 /** A call in this pool. */
 interface Placed {
   readonly id: string;
   readonly call: ExecutorCall;
+  readonly set: PermissionSet;
+  readonly timeoutMs: number | null;
   /** `queued`: here. `sent`: an executor has it, or will on connecting. `started`: it was told so. */
   state: "queued" | "sent" | "started";
   slot: Slot | null;
@@ -99,8 +125,10 @@ interface Placed {
   placements: number;
   /** It was taken back, and that is told when its executor is gone. */
   takenBack: boolean;
-  abortReason: string | null;
-  abortTimer: Timer | undefined;
+  stop: Stop | null;
+  /** Ends it by force. */
+  stopTimer: Timer | undefined;
+  timeoutTimer: Timer | undefined;
   /** Inputs that its executor was given with it and will keep. */
   introduced: number[];
   /** Files made for its inputs. */
@@ -132,9 +160,17 @@ class ProcessPool implements ExecutorPool {
   readonly #listener: ExecutorListener;
   readonly #logger: Logger;
   readonly #command: string;
-  readonly #args: readonly string[];
-  readonly #config: Omit<ExecutorConfig, "token" | "prefix">;
+  readonly #config: Omit<ExecutorConfig, "token" | "prefix" | "revoke">;
+  /** Sets by id, and by the text in which tasks asked for them. */
+  readonly #sets = new Map<string, PermissionSet>();
+  readonly #asked = new Map<string, PermissionSet>();
+  /** The set of all tasks that do not ask for another. */
+  readonly #common: PermissionSet;
+  /** Warm executors without a slot, least recently used first. */
+  readonly #parked = new Map<Executor, Timer>();
+  readonly #parkedMax: number;
   readonly #graceMs: number;
+  readonly #acknowledgeMs: number;
   readonly #keptBytesMax: number;
   readonly #name: string;
   readonly #server: Deno.UnixListener;
@@ -146,7 +182,7 @@ class ProcessPool implements ExecutorPool {
   readonly #calls = new Map<string, Placed>();
   readonly #queue: Placed[] = [];
   /** Started and not connected yet, by token. */
-  readonly #expected = new Map<string, { executor: Executor; slot: Slot; timer: Timer }>();
+  readonly #expected = new Map<string, { executor: Executor; timer: Timer }>();
   /** All processes that have not ended. Some have no slot any more: they run a call that seceded, or are being ended. */
   readonly #processes = new Set<Executor>();
   /** Connections that have not said who they are. */
@@ -169,51 +205,20 @@ class ProcessPool implements ExecutorPool {
     this.#listener = options.listener;
     this.#logger = options.logger ?? silent;
     this.#graceMs = options.graceMs ?? GRACE_MS;
+    this.#acknowledgeMs = options.acknowledgeMs ?? ACKNOWLEDGE_MS;
+    this.#parkedMax = options.parkedExecutorsMax ?? options.slots;
     this.#keptBytesMax = options.inputCacheBytesMax ?? INPUT_CACHE_BYTES_MAX;
     this.#command = options.execPath ?? Deno.execPath();
     this.#name = `x${Deno.pid.toString(36)}${randomName()}`;
     this.#ready.promise.catch(() => {}); // nobody has to ask
 
-    // In a compiled program the executable is the program itself, entered by another door.
-    const standalone = Deno.build.standalone;
     const sockets = this.#socketDirectory();
     const socket = `${sockets}/${this.#name}.sock`;
     const base = currentFolder();
     const libc = Deno.build.os === "linux" && hasWhole("ffi");
+    this.#config = { socket, parent: Deno.pid, directory: options.directory, libc, base };
     const grants = grantsOf(options.permissions ?? "inherit", base);
-    let flags: readonly string[] = grants.flags;
-    const revoke: Deno.PermissionDescriptor[] = [];
-    if (!libc) {
-      flags = withGrant(withGrant(flags, "read", [options.directory]), "write", [options.directory]);
-    }
-    // Giving up a path gives up the folders around it that were granted, too: what is granted anyway stays.
-    for (const kind of ["read", "write"] as const) {
-      if (grantsPath(flags, kind, socket)) continue;
-      flags = withGrant(flags, kind, [socket]);
-      revoke.push(descriptorOf(kind, socket));
-    }
-    if (!flags.includes("--allow-net")) {
-      flags = withGrant(flags, "net", [`unix:${socket}`]);
-      revoke.push(descriptorOf("net", `unix:${socket}`));
-    }
-    if (libc) {
-      flags = [...flags, "--allow-ffi"];
-      revoke.push({ name: "ffi" });
-    }
-    const main = new URL("./main.ts", import.meta.url);
-    if (main.protocol.startsWith("http")) flags = withGrant(flags, "import", [main.host]);
-    const v8 = options.v8Flags ?? [];
-    this.#args = standalone ? ["--executor"] : [
-      "run",
-      "--no-config",
-      "--no-lock",
-      "--no-prompt",
-      "--quiet",
-      ...v8.length === 0 ? [] : [`--v8-flags=${v8.join(",")}`],
-      ...flags,
-      main.href,
-    ];
-    this.#config = { socket, parent: Deno.pid, directory: options.directory, libc, revoke, base };
+    this.#common = this.#permissionSet(grants);
     this.description =
       `${options.slots} executor process${
         options.slots === 1 ? "" : "es"
@@ -231,7 +236,7 @@ class ProcessPool implements ExecutorPool {
     for (let index = 0; index < options.slots; index++) {
       const slot: Slot = { index, executor: null, calls: [], failures: 0, failedAt: 0 };
       this.#slots.push(slot);
-      this.#start(slot);
+      this.#start(slot, this.#common);
     }
   }
 
@@ -242,9 +247,23 @@ class ProcessPool implements ExecutorPool {
   place(call: ExecutorCall): void {
     if (this.#closing !== null) return;
     const id = idOf(call.key, call.runId);
+    let set = this.#common;
+    let timeoutMs: number | null = null;
+    let refused: ErrorData | null = null;
+    if (call.annotations["deno"] !== undefined) {
+      try {
+        const policy = readPolicy(call.annotations);
+        timeoutMs = policy.timeoutMs;
+        if (policy.permissions !== null) set = this.#setFor(policy.permissions);
+      } catch (error) {
+        refused = errorFrom(error);
+      }
+    }
     const placed: Placed = {
       id,
       call,
+      set,
+      timeoutMs,
       state: "queued",
       slot: null,
       executor: null,
@@ -253,12 +272,17 @@ class ProcessPool implements ExecutorPool {
       sentAt: 0,
       placements: 0,
       takenBack: false,
-      abortReason: null,
-      abortTimer: undefined,
+      stop: null,
+      stopTimer: undefined,
+      timeoutTimer: undefined,
       introduced: [],
       spooled: [],
     };
     this.#calls.set(id, placed);
+    if (refused !== null) {
+      const error = refused;
+      return this.#later(() => this.#failUnstarted(placed, error));
+    }
     this.#queue.push(placed);
     this.#fill();
   }
@@ -273,8 +297,8 @@ class ProcessPool implements ExecutorPool {
     const placed = this.#calls.get(idOf(key, runId));
     if (placed === undefined) return this.#later(() => this.#listener.withdrawn(key, runId));
     if (placed.state !== "started" && this.#takeBack(placed)) return this.#tellWithdrawn(placed);
-    if (placed.takenBack || placed.abortReason !== null) return;
-    placed.abortReason = reason;
+    if (placed.takenBack || placed.stop !== null) return;
+    placed.stop = { name: "AbortError", reason };
     if (placed.state === "started") this.#stop(placed);
   }
 
@@ -304,6 +328,7 @@ class ProcessPool implements ExecutorPool {
       const slot = this.#choose(this.#queue[0]!);
       if (slot === null) break;
       const placed = this.#queue.shift()!;
+      if (slot.executor?.set !== placed.set) this.#change(slot, placed.set);
       slot.calls.push(placed);
       placed.slot = slot;
       placed.state = "sent";
@@ -315,16 +340,22 @@ class ProcessPool implements ExecutorPool {
     }
   }
 
-  /** An idle slot, else one without a waiting call; of several the one that has most of the inputs. */
+  /**
+   * An idle slot, else one of the same permissions without a waiting call; of several the one that has most of the
+   * inputs.
+   */
   #choose(placed: Placed): Slot | null {
     let best: Slot | null = null;
     let bestScore = -1;
     for (const slot of this.#slots) {
       if (slot.calls.length > 1 || slot.failures >= START_FAILURES_MAX) continue;
-      const warm = slot.executor?.link != null;
       const idle = slot.calls.length === 0;
+      const fits = slot.executor?.set === placed.set;
+      // Who comes later does not overtake: so the slots run empty in time, and change.
+      if (!idle && !fits) continue;
+      const warm = fits && slot.executor?.link != null;
       // A call that is to be stopped will take its executor with it: not a good place to wait.
-      const doomed = !idle && slot.calls[0]!.abortReason !== null;
+      const doomed = !idle && slot.calls[0]!.stop !== null;
       let score = (idle ? 4 : doomed ? 0 : 2) + (warm ? 1 : 0);
       const kept = slot.executor?.kept;
       if (kept !== undefined && kept.size > 0) {
@@ -409,7 +440,8 @@ class ProcessPool implements ExecutorPool {
   /** The call needs nothing of us any more. */
   #settle(placed: Placed): void {
     this.#calls.delete(placed.id);
-    clearTimeout(placed.abortTimer);
+    clearTimeout(placed.stopTimer);
+    clearTimeout(placed.timeoutTimer);
     this.#unspool(placed);
   }
 
@@ -544,52 +576,188 @@ class ProcessPool implements ExecutorPool {
     placed.introduced = [];
     executor.began(placed.seq);
     this.#listener.started(placed.call.key, placed.call.runId, placed.startedAt);
-    if (placed.abortReason !== null) this.#stop(placed);
+    if (placed.stop !== null) this.#stop(placed);
+    if (placed.timeoutMs !== null) this.#limit(placed, placed.timeoutMs);
+  }
+
+  // --- Permissions ---
+
+  /** The set of a task that asks for its own. Throws a `DaskError` that names what it cannot have. */
+  #setFor(permissions: TaskPermissions): PermissionSet {
+    const text = JSON.stringify(permissions);
+    let set = this.#asked.get(text);
+    if (set !== undefined) return set;
+    const { base } = this.#config;
+    let grants;
+    try {
+      grantsOf(permissions, base); // what this process does not have is an error, not a smaller set
+      grants = grantsOf(within(permissions, this.#options.permissions ?? "inherit", base), base);
+    } catch (cause) {
+      throw new DaskError(
+        `${messageOf(cause)} (tasks of this worker have: ${
+          grantsOf(this.#options.permissions ?? "inherit", base).summary
+        })`,
+        { cause },
+      );
+    }
+    set = this.#permissionSet(grants);
+    if (this.#asked.size >= ASKED_MAX) this.#asked.delete(this.#asked.keys().next().value!);
+    this.#asked.set(text, set);
+    return set;
+  }
+
+  /** What starts an executor whose tasks have `grants`. */
+  #permissionSet(grants: Grants): PermissionSet {
+    const { directory } = this.#options;
+    const { socket, libc } = this.#config;
+    let flags: readonly string[] = grants.flags;
+    const id = flags.join(" ");
+    const known = this.#sets.get(id);
+    if (known !== undefined) return known;
+    const revoke: Deno.PermissionDescriptor[] = [];
+    if (!libc) flags = withGrant(withGrant(flags, "read", [directory]), "write", [directory]);
+    // Giving up a path gives up the folders around it that were granted, too: what is granted anyway stays.
+    for (const kind of ["read", "write"] as const) {
+      if (grantsPath(flags, kind, socket)) continue;
+      flags = withGrant(flags, kind, [socket]);
+      revoke.push(descriptorOf(kind, socket));
+    }
+    if (!flags.includes("--allow-net")) {
+      flags = withGrant(flags, "net", [`unix:${socket}`]);
+      revoke.push(descriptorOf("net", `unix:${socket}`));
+    }
+    if (libc) {
+      flags = [...flags, "--allow-ffi"];
+      revoke.push({ name: "ffi" });
+    }
+    const main = new URL("./main.ts", import.meta.url);
+    if (main.protocol.startsWith("http")) flags = withGrant(flags, "import", [main.host]);
+    const v8 = this.#options.v8Flags ?? [];
+    // In a compiled program the executable is the program itself, entered by another door.
+    const args = Deno.build.standalone ? ["--executor"] : [
+      "run",
+      "--no-config",
+      "--no-lock",
+      "--no-prompt",
+      "--quiet",
+      ...v8.length === 0 ? [] : [`--v8-flags=${v8.join(",")}`],
+      ...flags,
+      main.href,
+    ];
+    const set = { id, args, revoke };
+    this.#sets.set(id, set);
+    return set;
+  }
+
+  /** Gives an idle slot an executor of another set. */
+  #change(slot: Slot, set: PermissionSet): void {
+    const old = slot.executor;
+    slot.executor = null;
+    this.#seat(slot, set);
+    // Last, so that what makes room for it is not what was wanted.
+    if (old !== null) this.#park(old);
+  }
+
+  /** Gives a slot without an executor a warm one, else a fresh one. */
+  #seat(slot: Slot, set: PermissionSet): void {
+    const executor = [...this.#parked.keys()].find((parked) => parked.set === set);
+    if (executor === undefined) return this.#start(slot, set);
+    slot.executor = this.#unpark(executor);
+    for (const placed of [...slot.calls]) if (placed.executor === null) this.#send(executor, placed);
+  }
+
+  /** Keeps an idle executor for later. */
+  #park(executor: Executor): void {
+    if (!this.#processes.has(executor)) return;
+    this.#parked.set(executor, setTimeout(() => this.#unpark(executor).kill(), PARKED_MS_MAX));
+    const [oldest = executor] = this.#parked.keys();
+    if (this.#parked.size > this.#parkedMax) this.#unpark(oldest).kill();
+  }
+
+  #unpark(executor: Executor): Executor {
+    clearTimeout(this.#parked.get(executor));
+    this.#parked.delete(executor);
+    return executor;
   }
 
   // --- Stopping ---
 
+  /** Stops a call when it has run for `timeoutMs`. */
+  #limit(placed: Placed, timeoutMs: number): void {
+    placed.timeoutTimer = setTimeout(() => {
+      if (placed.stop !== null) return;
+      placed.stop = timedOut(timeoutMs);
+      this.#stop(placed);
+    }, placed.startedAt + timeoutMs - Date.now());
+  }
+
   #stop(placed: Placed): void {
-    const { executor } = placed;
-    if (executor === null) return;
-    executor.link?.push(["abort", placed.seq, placed.abortReason ?? ""]);
+    const { executor, stop } = placed;
+    if (executor === null || stop === null) return;
+    executor.link?.push(["abort", placed.seq, stop.reason, stop.name]);
     executor.link?.flush();
-    placed.abortTimer = setTimeout(() => {
-      executor.kill();
-      // The fresh one need not wait for the end of the old one.
-      this.#replace(executor);
-    }, this.#graceMs);
+    this.#endIn(placed, executor, this.#acknowledgeMs);
+  }
+
+  /** Ends the executor of a call in `ms`, unless the call ends or something else is decided. */
+  #endIn(placed: Placed, executor: Executor, ms: number): void {
+    clearTimeout(placed.stopTimer);
+    // A task that obeys does so at once, mostly: nothing is started for those.
+    const aheadMs = Math.min(START_AHEAD_MS, 0.8 * ms);
+    placed.stopTimer = setTimeout(() => {
+      this.#spare(executor);
+      placed.stopTimer = setTimeout(() => {
+        // One more look at what came in while this process was busy.
+        placed.stopTimer = setTimeout(() => {
+          executor.kill();
+          // The fresh one need not wait for the end of the old one.
+          this.#replace(executor);
+        }, 0);
+      }, aheadMs);
+    }, ms - aheadMs);
+  }
+
+  /** Sees to it that an executor is warm when the slot of this one needs it. */
+  #spare({ set }: Executor): void {
+    if ([...this.#parked.keys()].some((parked) => parked.set === set)) return;
+    try {
+      this.#park(this.#spawn(set));
+    } catch { /* its slot will try again, and tell */ }
   }
 
   // --- Processes ---
 
-  #start(slot: Slot): void {
+  #start(slot: Slot, set: PermissionSet): void {
     if (this.#closing !== null) return;
-    const token = crypto.randomUUID();
-    const prefix = `${this.#name}-${this.#spawned++}`;
-    let executor: Executor;
     try {
-      executor = new ExecutorProcess({
-        command: this.#command,
-        args: this.#args,
-        config: { ...this.#config, token, prefix },
-        logger: this.#logger,
-      });
+      slot.executor = this.#spawn(set);
     } catch (error) {
       slot.executor = null;
-      this.#startFailed(slot, `could not be run: ${messageOf(error)}`, []);
-      return;
+      this.#startFailed(slot, set, `could not be run: ${messageOf(error)}`, []);
     }
-    slot.executor = executor;
+  }
+
+  /** Starts a process. Throws what Deno throws when that is not possible. */
+  #spawn(set: PermissionSet): Executor {
+    const token = crypto.randomUUID();
+    const prefix = `${this.#name}-${this.#spawned++}`;
+    const executor: Executor = new ExecutorProcess({
+      command: this.#command,
+      args: set.args,
+      config: { ...this.#config, revoke: set.revoke, token, prefix },
+      set,
+      logger: this.#logger,
+    });
     this.#processes.add(executor);
     const timer = setTimeout(() => executor.kill(), START_TIMEOUT_MS);
-    this.#expected.set(token, { executor, slot, timer });
-    executor.exited.then((exit) => this.#exited(executor, slot, exit));
+    this.#expected.set(token, { executor, timer });
+    executor.exited.then((exit) => this.#exited(executor, exit));
+    return executor;
   }
 
   /** Gives the slot of an executor a fresh one. What has not begun goes elsewhere, what has stays with the old one. */
   #replace(executor: Executor): void {
-    const slot = this.#slots.find((slot) => slot.executor === executor);
+    const slot = this.#slotOf(executor);
     if (slot === undefined) return;
     slot.executor = null;
     for (const placed of slot.calls.toReversed()) {
@@ -600,12 +768,17 @@ class ProcessPool implements ExecutorPool {
         placed.slot = null;
       }
     }
-    this.#start(slot);
+    this.#seat(slot, executor.set);
     this.#fill();
   }
 
-  #exited(executor: Executor, slot: Slot, exit: Exit): void {
+  #slotOf(executor: Executor): Slot | undefined {
+    return this.#slots.find((slot) => slot.executor === executor);
+  }
+
+  #exited(executor: Executor, exit: Exit): void {
     this.#processes.delete(executor);
+    this.#unpark(executor);
     const expected = this.#expected.get(executor.token);
     if (expected !== undefined) {
       clearTimeout(expected.timer);
@@ -616,12 +789,13 @@ class ProcessPool implements ExecutorPool {
       return;
     }
     const calls = [...executor.calls.values()];
-    if (slot.executor === executor) {
+    const slot = this.#slotOf(executor);
+    if (slot !== undefined) {
       slot.executor = null;
-      if (expected !== undefined) this.#startFailed(slot, exit.text, exit.lines);
-      else this.#start(slot);
+      if (expected !== undefined) this.#startFailed(slot, executor.set, exit.text, exit.lines);
+      else this.#seat(slot, executor.set);
     }
-    if (calls.length > 0 && !calls.some((placed) => placed.abortReason !== null)) {
+    if (calls.length > 0 && !calls.some((placed) => placed.stop !== null)) {
       this.#logger.log("warning", `An executor ${exit.text}`, { executor: executor.pid });
     }
     for (const placed of calls.reverse()) this.#lostExecutor(placed, executor, exit);
@@ -635,7 +809,7 @@ class ProcessPool implements ExecutorPool {
       typeof executor.ledger.marked(placed.seq, 0) === "number";
     const { key, runId } = placed.call;
     this.#remove(placed);
-    if (!began && (placed.takenBack || placed.abortReason !== null)) {
+    if (!began && (placed.takenBack || placed.stop !== null)) {
       this.#settle(placed);
       this.#listener.withdrawn(key, runId);
     } else if (!began && placed.placements < PLACEMENTS_MAX) {
@@ -643,16 +817,16 @@ class ProcessPool implements ExecutorPool {
     } else {
       this.#endFailed(
         placed,
-        placed.abortReason === null ? lostError(key, exit) : abortedError(key, placed.abortReason),
+        placed.stop === null ? lostError(key, exit) : stoppedError(key, placed.stop),
       );
     }
   }
 
-  #startFailed(slot: Slot, reason: string, lines: readonly string[]): void {
+  #startFailed(slot: Slot, set: PermissionSet, reason: string, lines: readonly string[]): void {
     slot.failures++;
     slot.failedAt = Date.now();
     this.#logger.log("warning", `An executor could not start: it ${reason}`, { slot: slot.index });
-    if (slot.failures < START_FAILURES_MAX) return this.#start(slot);
+    if (slot.failures < START_FAILURES_MAX) return this.#start(slot, set);
     const said = lines.length === 0 ? "" : `; it said: ${lines.slice(-3).join(" | ")}`;
     const error = new DaskError(
       `Cannot start an executor, after ${START_FAILURES_MAX} tries: ${this.#command} ${reason}${said}`,
@@ -676,7 +850,7 @@ class ProcessPool implements ExecutorPool {
     }
     for (const slot of rested) {
       slot.failures = START_FAILURES_MAX - 1;
-      this.#start(slot);
+      this.#start(slot, this.#common);
     }
     this.#fill();
   }
@@ -725,13 +899,14 @@ class ProcessPool implements ExecutorPool {
       this.#logger.log("warning", "Closed a connection to the executors' socket: it did not name a token");
       return link.close();
     }
-    const { executor, slot, timer } = expected;
+    const { executor, timer } = expected;
     this.#expected.delete(executor.token);
     clearTimeout(timer);
     executor.connected(link, () => this.#read(executor, link));
-    slot.failures = 0;
+    const slot = this.#slotOf(executor);
+    if (slot !== undefined) slot.failures = 0;
     if (this.#warm < this.#slots.length && ++this.#warm === this.#slots.length) this.#ready.resolve();
-    for (const placed of [...slot.calls]) this.#send(executor, placed);
+    for (const placed of [...slot?.calls ?? []]) this.#send(executor, placed);
     this.#fill();
     this.#considerMoving();
   }
@@ -782,12 +957,21 @@ class ProcessPool implements ExecutorPool {
       case "succeeded": {
         const [, , start, stop, header, frames, typename, pythonType] = record;
         const payload = fromLink(executor, header, frames, raw);
-        this.#end(placed, executor, { type: "succeeded", payload, typename, pythonType, start, stop });
+        if (placed.stop?.name === "TimeoutError") {
+          // Too late is too late: the same task gives the same answer on a slower machine.
+          for (const frame of payload.frames) if (isFileFrame(frame)) removeFile(frame.file);
+          this.#endStopped(placed, executor, placed.stop, start, stop);
+        } else this.#end(placed, executor, { type: "succeeded", payload, typename, pythonType, start, stop });
         break;
       }
       case "failed": {
         const [, , start, stop, header, frames, exceptionText, tracebackText] = record;
         const exception = fromLink(executor, header, frames, raw);
+        if (placed.stop?.name === "TimeoutError") {
+          for (const frame of exception.frames) if (isFileFrame(frame)) removeFile(frame.file);
+          this.#endStopped(placed, executor, placed.stop, start, stop);
+          break;
+        }
         this.#end(placed, executor, {
           type: "failed",
           exception,
@@ -806,6 +990,9 @@ class ProcessPool implements ExecutorPool {
         this.#replace(executor);
         this.#listener.seceded(key, runId, record[2]);
         break;
+      case "acknowledged":
+        if (placed.stop !== null) this.#endIn(placed, executor, this.#graceMs);
+        break;
       case "progress":
         this.#logger.log("debug", "Task progress", { key, done: record[2], total: record[3] });
         break;
@@ -823,6 +1010,12 @@ class ProcessPool implements ExecutorPool {
     this.#listener.ended(placed.call.key, placed.call.runId, outcome);
     // The process of a seceded call ends with it: its slot has another one.
     if (executor.calls.size === 0 && !this.#slots.some((slot) => slot.executor === executor)) executor.kill();
+  }
+
+  /** A call ended by itself after it was stopped. */
+  #endStopped(placed: Placed, executor: Executor, why: Stop, start: number, stop: number): void {
+    const written = writeException(stoppedError(placed.call.key, why));
+    this.#end(placed, executor, { type: "failed", ...written, start, stop });
   }
 
   #endFailed(placed: Placed, error: ErrorData): void {
@@ -849,7 +1042,12 @@ class ProcessPool implements ExecutorPool {
     clearTimeout(this.#moveTimer);
     clearTimeout(this.#lookTimer);
     for (const { timer } of this.#expected.values()) clearTimeout(timer);
-    for (const placed of this.#calls.values()) clearTimeout(placed.abortTimer);
+    for (const timer of this.#parked.values()) clearTimeout(timer);
+    this.#parked.clear();
+    for (const placed of this.#calls.values()) {
+      clearTimeout(placed.stopTimer);
+      clearTimeout(placed.timeoutTimer);
+    }
     this.#ready.reject(new DaskError("Cannot wait for executors: their pool was closed"));
     this.#server.close();
     for (const conn of this.#strangers) conn.close();
@@ -940,10 +1138,6 @@ function lostError(key: string, exit: Exit): ErrorData {
     kind: "lost",
     exit: `${exit.text}${lines}`,
   };
-}
-
-function abortedError(key: string, reason: string): ErrorData {
-  return { name: "AbortError", message: `Stopped task "${key}": ${reason}`, stack: "", kind: "failed" };
 }
 
 function errorFrom(error: unknown): ErrorData {
