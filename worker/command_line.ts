@@ -32,6 +32,8 @@ export interface WorkerFlags {
   readonly localDirectory?: string;
   readonly deathTimeoutMs?: number;
   readonly taskPermissions?: string;
+  readonly isolation?: "process" | "thread" | "inline";
+  readonly abortGraceMs?: number;
   readonly logLevel?: LogLevel;
   readonly logFormat?: "text" | "json";
   /** Set by the supervisor: the worker ends when this process is not its parent any more. */
@@ -65,11 +67,14 @@ const TEXT_FLAGS = [
   "scheduler-file",
   "death-timeout",
   "task-permissions",
+  "isolation",
+  "abort-grace",
   "log-level",
   "log-format",
   "supervisor",
 ];
 const SWITCHES = ["nanny", "dashboard", "version", "help"];
+const ISOLATIONS = ["process", "thread", "inline"] as const;
 const LOG_LEVELS: readonly LogLevel[] = ["debug", "info", "warning", "error"];
 
 /** What `--help` prints. */
@@ -91,6 +96,8 @@ DASK_SCHEDULER_ADDRESS, or this host.
   --death-timeout TIME      Gives up when the scheduler is not reached within it (default: never)
   --nanny / --no-nanny      Whether a small process watches the worker and restarts it (default: --nanny)
   --task-permissions TEXT   What task code may do, as "net=example.org:443,read=/data" or none (default: inherit)
+  --isolation KIND          Where task code runs: process, thread or inline (default: process)
+  --abort-grace TIME        How long a cancelled task that listens may go on (default: 250ms)
   --log-level LEVEL         debug, info, warning or error (default: info)
   --log-format FORMAT       text or json (default: text)
   --version                 Prints the version
@@ -142,6 +149,8 @@ export function wordsOf(flags: WorkerFlags, index: number): string[] {
   add("local-directory", flags.localDirectory);
   add("death-timeout", flags.deathTimeoutMs === undefined ? undefined : `${flags.deathTimeoutMs}ms`);
   add("task-permissions", flags.taskPermissions);
+  add("isolation", flags.isolation);
+  add("abort-grace", flags.abortGraceMs === undefined ? undefined : `${flags.abortGraceMs}ms`);
   add("log-level", flags.logLevel);
   add("log-format", flags.logFormat);
   return words;
@@ -209,6 +218,8 @@ function readFlags(args: { _: (string | number)[] } & Record<string, unknown>): 
     localDirectory: text("local-directory"),
     deathTimeoutMs: read(text("death-timeout"), parseDuration),
     taskPermissions: text("task-permissions"),
+    isolation: read(text("isolation"), (kind) => oneOf("isolation", kind, ISOLATIONS)),
+    abortGraceMs: read(text("abort-grace"), parseDuration),
     logLevel: read(text("log-level"), (level) => oneOf("log-level", level.toLowerCase(), LOG_LEVELS)),
     logFormat: read(text("log-format"), (format) => oneOf("log-format", format, ["text", "json"] as const)),
     supervisor: count("supervisor"),

@@ -104,6 +104,8 @@ async function runWorker(flags: WorkerFlags, logger: Logger): Promise<number> {
       ...given("resources", flags.resources),
       ...given("localDirectory", flags.localDirectory),
       ...given("connectTimeoutMs", flags.deathTimeoutMs),
+      ...given("isolation", flags.isolation),
+      ...given("abortGraceMs", flags.abortGraceMs),
       ...(flags.taskPermissions === undefined
         ? {}
         : { permissions: await readPermissions(flags.taskPermissions) }),

@@ -25,8 +25,14 @@ export interface WorkerOptions {
   readonly name?: string;
   /** Tasks that run at a time, each in a process of its own. Default: the cores of the machine. */
   readonly slots?: number;
-  /** Where task code runs; so far only `"process"`. */
+  /**
+   * Where task code runs. `"process"` (the default): a child process a slot, which can be ended and limited; whatever
+   * happens in it, the worker goes on. `"thread"`: a thread a slot, for trusted code that ends. `"inline"`: the worker's
+   * own thread, for trusted, short code and for tests. The last two have all permissions of the worker.
+   */
   readonly isolation?: "process" | "thread" | "inline";
+  /** How long a task that has acknowledged its abort may go on before it is ended by force, ms. Default 250. */
+  readonly abortGraceMs?: number;
   /**
    * Bytes (a number above 1), a share of the machine (a number up to 1), `"2GiB"`, `"auto"` (the machine's memory by
    * the share of cores used) or 0 for none. The scheduler plans with it. Default `"auto"`.
@@ -67,6 +73,9 @@ export interface WorkerOptions {
   readonly spill?: string | false;
 }
 
+/** Where task code can run. */
+export const ISOLATIONS = ["process", "thread", "inline"] as const;
+
 /** Options, checked and completed. */
 export interface WorkerSettings {
   readonly scheduler: string;
@@ -75,6 +84,8 @@ export interface WorkerSettings {
   readonly memoryLimitBytes: number | null;
   readonly resources: Readonly<Record<string, number>>;
   readonly permissions: TaskPermissions | undefined;
+  readonly isolation: "process" | "thread" | "inline";
+  readonly abortGraceMs: number | undefined;
   readonly host: string | null;
   readonly port: number;
   readonly contactAddress: string | null;
@@ -103,6 +114,15 @@ export async function readOptions(given: string | WorkerOptions = {}): Promise<W
   if (!Number.isInteger(port) || port < 0 || port > 65_535) {
     throw new RangeError(`Cannot listen on port ${port}: expected a number from 0 to 65535`);
   }
+  const { isolation = "process", abortGraceMs = 0 } = options;
+  if (!ISOLATIONS.includes(isolation)) {
+    throw new TypeError(
+      `Cannot use isolation ${JSON.stringify(isolation)}: expected one of ${ISOLATIONS.join(", ")}`,
+    );
+  }
+  if (!Number.isFinite(abortGraceMs) || abortGraceMs < 0) {
+    throw new RangeError(`Cannot give an aborted task ${abortGraceMs} ms: expected a number of at least 0`);
+  }
   for (const [name, amount] of Object.entries(options.resources ?? {})) {
     if (!Number.isFinite(amount) || amount < 0) {
       throw new RangeError(`Cannot offer ${amount} of resource "${name}": expected a number of at least 0`);
@@ -120,6 +140,8 @@ export async function readOptions(given: string | WorkerOptions = {}): Promise<W
     memoryLimitBytes: memoryLimitBytes(options.memoryLimit ?? "auto", slots, logger),
     resources: options.resources ?? {},
     permissions: options.permissions,
+    isolation,
+    abortGraceMs: options.abortGraceMs,
     host: options.host ?? null,
     port,
     contactAddress: options.contactAddress === undefined ? null : normalizeAddress(options.contactAddress),
@@ -135,9 +157,6 @@ export async function readOptions(given: string | WorkerOptions = {}): Promise<W
 function refuseUnavailable(options: WorkerOptions): void {
   const unavailable = (what: string, remedy: string) =>
     new DaskError(`${what} is not available yet: ${remedy}`);
-  if (options.isolation !== undefined && options.isolation !== "process") {
-    throw unavailable(`Isolation "${options.isolation}"`, 'use "process", a child process for each slot');
-  }
   if (options.tls !== undefined) throw unavailable("TLS", "leave out `tls` and use a tcp:// address");
   if (options.reconnect === true) {
     throw unavailable("Reconnecting", "a worker that lost its scheduler ends, start another");

@@ -20,6 +20,7 @@ import { listenerTo, startWorkerActor } from "./actor.ts";
 import { type Directories, makeDirectories } from "./directories.ts";
 import type { ExecutorPool } from "./execute/executor.ts";
 import { startProcessPool } from "./execute/processes.ts";
+import type { InProcessOptions } from "./execute/in_process.ts";
 import {
   firstFigures,
   type Meter,
@@ -187,13 +188,12 @@ class Worker implements WorkerHandle {
     );
     this.#parts.use(this.#rpc);
     this.#parts.use(this.#peers);
-    const pool = startProcessPool({
+    const pool = await this.#startPool({
       slots: this.slots,
-      directory: frames ?? sockets,
-      socketDirectory: sockets,
       listener: listenerTo(() => this.#actor!, systemClock),
       logger,
-      ...(settings.permissions === undefined ? {} : { permissions: settings.permissions }),
+      permissions: settings.permissions,
+      graceMs: settings.abortGraceMs,
     });
     this.#pool = this.#parts.use(pool);
     // Executors warm up while the rest is made.
@@ -349,6 +349,19 @@ class Worker implements WorkerHandle {
     this.#connection.channel.abort();
     await this.#parts.disposeAsync();
     this.#end({ reason: "the start failed", crashed: false });
+  }
+
+  /** The isolations that are not asked for are not loaded. */
+  async #startPool(options: InProcessOptions): Promise<ExecutorPool> {
+    const { frames, sockets } = this.#directories;
+    switch (this.#settings.isolation) {
+      case "process":
+        return startProcessPool({ ...options, directory: frames ?? sockets, socketDirectory: sockets });
+      case "thread":
+        return (await import("./execute/threads.ts")).startThreadPool(options);
+      case "inline":
+        return (await import("./execute/inline.ts")).startInlinePool(options);
+    }
   }
 
   /** The part ends with the worker. */

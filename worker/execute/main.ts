@@ -23,6 +23,7 @@ import {
   type ToExecutor,
 } from "./link.ts";
 import { Loader } from "./load.ts";
+import { report } from "./report.ts";
 import { runTask } from "./run.ts";
 
 type CallRecord = Extract<ToExecutor, readonly ["call", ...unknown[]]>;
@@ -342,17 +343,6 @@ function readConfig(): ExecutorConfig {
 function watchParent(parent: number): void {
   const code = `setInterval(() => { if (Deno.ppid !== ${parent}) "a".repeat(2 ** 27 + 8).split(""); }, 250);`;
   new Worker(`data:text/javascript,${encodeURIComponent(code)}`, { type: "module", name: "watch-parent" });
-}
-
-function report(what: string, thrown: unknown): void {
-  let text: string;
-  try {
-    text = thrown instanceof Error ? thrown.stack ?? String(thrown) : String(thrown);
-  } catch {
-    text = "a value that cannot be described";
-  }
-  const bytes = new TextEncoder().encode(`${what}: ${text}\n`);
-  for (let at = 0; at < bytes.byteLength;) at += Deno.stderr.writeSync(bytes.subarray(at));
 }
 
 if (import.meta.main) await runExecutor();

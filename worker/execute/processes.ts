@@ -29,6 +29,8 @@ import {
   type LinkFrame,
   type LinkInput,
 } from "./link.ts";
+import { currentFolder } from "./current_folder.ts";
+import { INPUT_CACHE_BYTES_MAX } from "./inputs.ts";
 import { holdDirectory } from "./directory_lock.ts";
 import {
   descriptorOf,
@@ -72,9 +74,6 @@ export interface ProcessPoolOptions {
   /** Flags for V8, as `--max-old-space-size=512`. */
   readonly v8Flags?: readonly string[] | undefined;
 }
-
-/** Default of `inputCacheBytesMax`, per executor. */
-export const INPUT_CACHE_BYTES_MAX = 256 * 1024 * 1024;
 
 /** Starts of one slot that may fail in a row. */
 const START_FAILURES_MAX = 3;
@@ -1155,12 +1154,4 @@ function idOf(key: string, runId: number): string {
 
 function randomName(): string {
   return crypto.getRandomValues(new Uint32Array(1))[0]!.toString(36);
-}
-
-function currentFolder(): string {
-  try {
-    return Deno.cwd();
-  } catch {
-    return "/";
-  }
 }

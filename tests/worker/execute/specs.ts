@@ -9,7 +9,10 @@ import { payloadBytes } from "../../../protocol/payload.ts";
 import { encodeValue } from "../../../protocol/value.ts";
 import { decodeValue } from "../../../protocol/value.ts";
 import type { ExecutorCall, ExecutorPool, Input, Outcome } from "../../../worker/execute/executor.ts";
+import { startInlinePool } from "../../../worker/execute/inline.ts";
 import { type ProcessPoolOptions, startProcessPool } from "../../../worker/execute/processes.ts";
+import { startThreadPool } from "../../../worker/execute/threads.ts";
+import type { ISOLATIONS } from "../../../worker/options.ts";
 
 const encoder = new TextEncoder();
 
@@ -147,6 +150,15 @@ export function namedCall(
   return { key, runId: 1, runSpec: { pickle, buffers: [] }, inputs: [], annotations: {} };
 }
 
+/** Where calls run. */
+export type IsolationName = typeof ISOLATIONS[number];
+
+const START: { readonly [name in IsolationName]: (options: ProcessPoolOptions) => ExecutorPool } = {
+  process: startProcessPool,
+  thread: startThreadPool,
+  inline: startInlinePool,
+};
+
 /** One thing that a pool told. */
 export type Told =
   | { readonly type: "started" | "withdrawn"; readonly key: string }
@@ -161,14 +173,14 @@ export class TestPool implements AsyncDisposable {
   readonly lines: string[] = [];
   readonly #waiters = new Set<() => void>();
 
-  constructor(options: Partial<ProcessPoolOptions> & { inMemory?: boolean } = {}) {
-    const { inMemory = true, ...rest } = options;
+  constructor(options: Partial<ProcessPoolOptions> & { inMemory?: boolean; isolation?: IsolationName } = {}) {
+    const { inMemory = true, isolation = "process", ...rest } = options;
     this.directory = Deno.makeTempDirSync(inMemory ? { dir: "/dev/shm", prefix: "dask-ts-test-" } : {});
     const tell = (told: Told) => {
       this.told.push(told);
       this.#wake();
     };
-    this.pool = startProcessPool({
+    this.pool = START[isolation]({
       slots: 1,
       directory: this.directory,
       socketDirectory: this.directory,
