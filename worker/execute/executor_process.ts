@@ -92,6 +92,7 @@ export class ExecutorProcess<C, S> {
   #pagesMade = 0;
   #pagesRemoved = 0;
   #tail = new Uint8Array(0);
+  #killedFor: string | null = null;
 
   /** Starts a process. Throws what Deno throws when that is not possible. */
   constructor({ command, args, config, set, logger }: Spawn<S>) {
@@ -138,8 +139,9 @@ export class ExecutorProcess<C, S> {
     if (Ledger.pageOf(seq) > this.#pagesRemoved) this.#removePages(Ledger.pageOf(seq));
   }
 
-  /** SIGKILL. Idempotent. */
-  kill(): void {
+  /** SIGKILL. Idempotent. `why` is told instead of the signal: `"closed its connection to the worker"`. */
+  kill(why?: string): void {
+    this.#killedFor ??= why ?? null;
     try {
       this.#child.kill("SIGKILL");
     } catch { /* gone already */ }
@@ -196,7 +198,9 @@ export class ExecutorProcess<C, S> {
     clearTimeout(timer);
     told.end();
     this.#link?.close();
-    return describeExit(status, new TextDecoder().decode(this.#tail), this.#link !== null);
+    const exit = describeExit(status, new TextDecoder().decode(this.#tail), this.#link !== null);
+    const killed = this.#killedFor !== null && status.signal === "SIGKILL";
+    return killed ? { ...exit, text: `was ended by the worker: it ${this.#killedFor}` } : exit;
   }
 
   #keepTail(chunk: Uint8Array): void {

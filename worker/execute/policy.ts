@@ -95,6 +95,6 @@ function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
 }
 
 function unreadable(name: string, expected: string, value: unknown): DaskError {
-  const got = JSON.stringify(value) ?? String(value);
+  const got = typeof value === "bigint" ? `${value}n` : JSON.stringify(value) ?? String(value);
   return new DaskError(`Cannot read the annotation ${name}: expected ${expected}, got ${got.slice(0, 80)}`);
 }

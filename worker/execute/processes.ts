@@ -16,7 +16,7 @@
  * @module
  */
 import { type Logger, silent } from "../../base/log.ts";
-import { DaskError, type ErrorData } from "../../protocol/errors.ts";
+import { CommClosedError, DaskError, type ErrorData } from "../../protocol/errors.ts";
 import { type Frame, isFileFrame, type Payload, payloadBytes } from "../../protocol/payload.ts";
 import { writeException } from "../../protocol/remote_error.ts";
 import type { ExecutorCall, ExecutorListener, ExecutorPool, Input, Outcome } from "./executor.ts";
@@ -81,6 +81,8 @@ const START_FAILURES_MAX = 3;
 const START_TIMEOUT_MS = 30_000;
 /** How long a slot is left alone after its last failed start, ms. */
 const RETRY_MS = 10_000;
+/** An executor that has closed its link is ended after this time, unless it has ended by itself, ms. */
+const UNLINKED_MS_MAX = 500;
 /** How often a call is placed again after its executor died before it began. */
 const PLACEMENTS_MAX = 4;
 /** How long after it was sent a call that is told neither as started nor as ended is looked up in the ledger, ms. */
@@ -914,7 +916,7 @@ class ProcessPool implements ExecutorPool {
     try {
       for (;;) {
         const messages = await link.receive();
-        if (messages === null) return;
+        if (messages === null) return this.#unlinked(executor);
         for (const { records, raw } of messages) {
           for (const record of records) this.#handle(executor, record, raw);
         }
@@ -923,11 +925,18 @@ class ProcessPool implements ExecutorPool {
         this.#considerMoving();
       }
     } catch (error) {
+      if (error instanceof CommClosedError) return this.#unlinked(executor);
       if (this.#closing === null) {
         this.#logger.log("error", `Ending an executor: ${messageOf(error)}`, { executor: executor.pid });
       }
-      executor.kill();
+      executor.kill("sent what makes no sense");
     }
+  }
+
+  /** Mostly it has ended, or is about to. One that goes on without a link would keep its calls for ever. */
+  #unlinked(executor: Executor): void {
+    const timer = setTimeout(() => executor.kill("closed its connection to the worker"), UNLINKED_MS_MAX);
+    executor.exited.then(() => clearTimeout(timer));
   }
 
   #handle(executor: Executor, record: FromExecutor, raw: readonly Frame[]): void {
