@@ -59,3 +59,8 @@ let calls = 0;
 export function counted(): number {
   return ++calls;
 }
+
+/** Needs the permission to read. */
+export function hosts(): number {
+  return Deno.readTextFileSync("/etc/hosts").length;
+}

@@ -113,6 +113,39 @@ Deno.test("large inputs are sent once and kept, large results come as files", as
   assertEquals(test.files(), []);
 });
 
+Deno.test("an input of 8 MB that 500 calls use is read once by each executor", async () => {
+  await using test = new TestPool({ slots: 2 });
+  await test.pool.ready();
+  const file = `${test.directory}/frame`;
+  const payload = encodeValue(new Float64Array(1_000_000).fill(2));
+  await Deno.writeFile(file, payload.frames[0] as Uint8Array);
+  const stored = inputOf("in a file", null, {
+    header: payload.header,
+    frames: [{ file, byteLength: 8_000_000 }],
+  });
+  const inMemory = inputOf("in memory", new Float64Array(1_000_000).fill(3));
+  const before = bytesMoved("self").written;
+  const pids = new Set<number>();
+  const use = (a: Float64Array, b: Float64Array) => [Deno.pid, a[0]! + b[999_999]!];
+  for (let i = 0; i < 500; i++) {
+    test.pool.place(
+      sourceCall(`k${i}`, use, [{ $dependency: 0 }, { $dependency: 1 }], [stored, inMemory]),
+    );
+  }
+  for (let i = 0; i < 500; i++) {
+    const [pid, sum] = test.valueOf(await test.ended(`k${i}`)) as number[];
+    assertEquals(sum, 5);
+    pids.add(pid!);
+  }
+  const written = bytesMoved("self").written - before;
+  const read = [...pids].map((pid) => bytesMoved(pid).read);
+  // deno-lint-ignore no-console
+  console.log(`written by the worker: ${written} bytes; read by each executor: ${read.join(", ")} bytes`);
+  // Once into a file for each time that no call used it, and once out of it for each executor, beside its own start.
+  assert(written < 4 * 8_000_000, `${written}`);
+  for (const bytes of read) assert(bytes < 5 * 8_000_000, `${bytes}`);
+});
+
 Deno.test("without room in the folder large values go over the link", async () => {
   await using test = new TestPool();
   assertEquals(await test.value(sourceCall("a", add, [1, 2])), 3);
@@ -368,3 +401,10 @@ Deno.test("tasks have the permissions that they were given", async () => {
     assertEquals(await test.value(sourceCall("some", probe)), ["read"]);
   }
 });
+
+/** Bytes that a process has read and written so far, files and pipes. */
+function bytesMoved(pid: number | "self"): { read: number; written: number } {
+  const text = Deno.readTextFileSync(`/proc/${pid}/io`);
+  const count = (name: string) => Number(new RegExp(`^${name}: (\\d+)$`, "m").exec(text)?.[1]);
+  return { read: count("rchar"), written: count("wchar") };
+}
