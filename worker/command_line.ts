@@ -6,6 +6,7 @@
  */
 import { parseBytes, parseDuration } from "../base/units.ts";
 import type { LogLevel } from "../base/log.ts";
+import { type IsolationName, ISOLATIONS } from "./execute/executor.ts";
 
 /** What the words ask for. */
 export type CommandLine =
@@ -32,7 +33,7 @@ export interface WorkerFlags {
   readonly localDirectory?: string;
   readonly deathTimeoutMs?: number;
   readonly taskPermissions?: string;
-  readonly isolation?: "process" | "thread" | "inline";
+  readonly isolation?: IsolationName;
   readonly abortGraceMs?: number;
   readonly logLevel?: LogLevel;
   readonly logFormat?: "text" | "json";
@@ -74,7 +75,6 @@ const TEXT_FLAGS = [
   "supervisor",
 ];
 const SWITCHES = ["nanny", "dashboard", "version", "help"];
-const ISOLATIONS = ["process", "thread", "inline"] as const;
 const LOG_LEVELS: readonly LogLevel[] = ["debug", "info", "warning", "error"];
 
 /** What `--help` prints. */

@@ -148,7 +148,9 @@ async function missingPermissions(flags: WorkerFlags): Promise<string[]> {
   };
   const directory = flags.localDirectory;
   await need({ name: "net" }, "--allow-net");
-  await need({ name: "run", command: Deno.execPath() }, `--allow-run=${Deno.execPath()}`);
+  if ((flags.isolation ?? "process") === "process") {
+    await need({ name: "run", command: Deno.execPath() }, `--allow-run=${Deno.execPath()}`);
+  }
   await need(directory === undefined ? { name: "read" } : { name: "read", path: directory }, "--allow-read");
   await need(
     directory === undefined ? { name: "write" } : { name: "write", path: directory },

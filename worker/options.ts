@@ -10,6 +10,7 @@ import type { Transport } from "../comm/comm.ts";
 import { tcp } from "../comm/tcp.ts";
 import { normalizeAddress, parseAddress, SCHEDULER_PORT } from "../protocol/address.ts";
 import { DaskError } from "../protocol/errors.ts";
+import { type IsolationName, ISOLATIONS } from "./execute/executor.ts";
 import type { TaskPermissions } from "./execute/permissions.ts";
 
 /** Options of `startWorker`. All are optional. */
@@ -30,7 +31,7 @@ export interface WorkerOptions {
    * happens in it, the worker goes on. `"thread"`: a thread a slot, for trusted code that ends. `"inline"`: the worker's
    * own thread, for trusted, short code and for tests. The last two have all permissions of the worker.
    */
-  readonly isolation?: "process" | "thread" | "inline";
+  readonly isolation?: IsolationName;
   /** How long a task that has acknowledged its abort may go on before it is ended by force, ms. Default 250. */
   readonly abortGraceMs?: number;
   /**
@@ -73,9 +74,6 @@ export interface WorkerOptions {
   readonly spill?: string | false;
 }
 
-/** Where task code can run. */
-export const ISOLATIONS = ["process", "thread", "inline"] as const;
-
 /** Options, checked and completed. */
 export interface WorkerSettings {
   readonly scheduler: string;
@@ -84,7 +82,7 @@ export interface WorkerSettings {
   readonly memoryLimitBytes: number | null;
   readonly resources: Readonly<Record<string, number>>;
   readonly permissions: TaskPermissions | undefined;
-  readonly isolation: "process" | "thread" | "inline";
+  readonly isolation: IsolationName;
   readonly abortGraceMs: number | undefined;
   readonly host: string | null;
   readonly port: number;

@@ -3,7 +3,7 @@
  */
 import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { connect, startWorker, task, TaskError, WorkerLostError } from "../../mod.ts";
-import { ISOLATIONS } from "../../worker/options.ts";
+import { ISOLATIONS } from "../../worker/execute/executor.ts";
 import { errorsInLog, sharedScheduler } from "../support/scheduler.ts";
 import { until } from "../client/cluster.ts";
 import { pythonClient } from "./python_client.ts";
@@ -159,6 +159,17 @@ Deno.test("a task that ends its executor costs one try and no data", async () =>
     await client.submit(once(marker), { pure: false, workers, retries: 1 }).result(),
     "second try",
   );
+  // So does one that took too long.
+  await Deno.writeTextFile(marker, "");
+  const slowOnce = task((path: string) => {
+    if (Deno.readTextFileSync(path) === "been here") return "second try";
+    Deno.writeTextFileSync(path, "been here");
+    for (;;);
+  });
+  assertEquals(
+    await client.submit(slowOnce(marker), { pure: false, workers, retries: 1, timeout: 1_000 }).result(),
+    "second try",
+  );
   await Deno.remove(marker);
   assertEquals(await client.submit(add(kept, 0), { pure: false, workers }).result(), 42);
   const { workers: known } = await client.schedulerInfo();
@@ -181,6 +192,18 @@ Deno.test("a cancelled task that listens ends by itself, in the executor that go
   stop.abort();
   await assertRejects(() => future.result());
   assertEquals(await client.submit(pid(2), where).result(), before);
+});
+
+Deno.test("isolations and graces that make no sense are refused", async () => {
+  const address = scheduler.address;
+  const isolation = JSON.parse(`"container"`);
+  await assertRejects(() => startWorker({ address, isolation }), TypeError, "process, thread, inline");
+  await assertRejects(() => startWorker({ address, abortGraceMs: -1 }), RangeError, "-1 ms");
+  await assertRejects(
+    () => startWorker({ address, slots: 1, isolation: "thread", permissions: "none" }),
+    Error,
+    "use --isolation process",
+  );
 });
 
 Deno.test("the scheduler had nothing to complain of", async () => {

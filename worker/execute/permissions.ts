@@ -184,6 +184,32 @@ export function grantsOf(permissions: TaskPermissions, base: string, query: Quer
   return { flags, summary: summary.join(", ") || "none" };
 }
 
+/**
+ * What a process that was started with all permissions gives up to have those of `flags`: a compiled program cannot be
+ * started with fewer.
+ *
+ * @throws {DaskError} for a kind that is granted in part: giving up leaves all of a kind, or nothing.
+ */
+export function givenUp(flags: readonly string[]): Deno.PermissionDescriptor[] {
+  const descriptors: Deno.PermissionDescriptor[] = [];
+  for (const kind of [...KINDS, "run", "ffi"] as const) {
+    if (flags.includes(`--allow-${kind}`)) continue;
+    const part = flags.find((flag) => flag.startsWith(`--allow-${kind}=`));
+    // Tasks that inherit import from Deno's own hosts, as far as the program was compiled with them.
+    if (part !== undefined && kind === "import") continue;
+    if (part !== undefined) {
+      throw new DaskError(
+        `Cannot give tasks the permission "${
+          part.slice("--allow-".length)
+        }": a compiled worker gives all of ` +
+          `"${kind}" or none; start the worker with deno run instead`,
+      );
+    }
+    descriptors.push({ name: kind } as Deno.PermissionDescriptor);
+  }
+  return descriptors;
+}
+
 /** One flag that grants `values`. */
 export function flag(kind: string, values: readonly string[]): string {
   return `--allow-${kind}=${values.map((value) => value.replaceAll(",", ",,")).join(",")}`;

@@ -34,6 +34,7 @@ import { INPUT_CACHE_BYTES_MAX } from "./inputs.ts";
 import { holdDirectory } from "./directory_lock.ts";
 import {
   descriptorOf,
+  givenUp,
   type Grants,
   grantsOf,
   grantsPath,
@@ -617,6 +618,8 @@ class ProcessPool implements ExecutorPool {
     if (known !== undefined) return known;
     const revoke: Deno.PermissionDescriptor[] = [];
     if (!libc) flags = withGrant(withGrant(flags, "read", [directory]), "write", [directory]);
+    // In a compiled program the executable is the program itself, entered by another door.
+    if (Deno.build.standalone) return this.#keep({ id, args: ["--executor"], revoke: givenUp(flags) });
     // Giving up a path gives up the folders around it that were granted, too: what is granted anyway stays.
     for (const kind of ["read", "write"] as const) {
       if (grantsPath(flags, kind, socket)) continue;
@@ -634,8 +637,7 @@ class ProcessPool implements ExecutorPool {
     const main = new URL("./main.ts", import.meta.url);
     if (main.protocol.startsWith("http")) flags = withGrant(flags, "import", [main.host]);
     const v8 = this.#options.v8Flags ?? [];
-    // In a compiled program the executable is the program itself, entered by another door.
-    const args = Deno.build.standalone ? ["--executor"] : [
+    const args = [
       "run",
       "--no-config",
       "--no-lock",
@@ -645,8 +647,11 @@ class ProcessPool implements ExecutorPool {
       ...flags,
       main.href,
     ];
-    const set = { id, args, revoke };
-    this.#sets.set(id, set);
+    return this.#keep({ id, args, revoke });
+  }
+
+  #keep(set: PermissionSet): PermissionSet {
+    this.#sets.set(set.id, set);
     return set;
   }
 

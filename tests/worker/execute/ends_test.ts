@@ -2,8 +2,7 @@
  * How calls end that do not end by themselves: aborts, timeouts, executors that die.
  */
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import type { ExecutorCall } from "../../../worker/execute/executor.ts";
-import { ISOLATIONS } from "../../../worker/options.ts";
+import { type ExecutorCall, ISOLATIONS } from "../../../worker/execute/executor.ts";
 import { inputOf, sourceCall, TestPool } from "./specs.ts";
 
 declare const current: () => { signal: AbortSignal; secede(): void };

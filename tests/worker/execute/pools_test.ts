@@ -3,7 +3,7 @@
  */
 import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { encodeValue } from "../../../protocol/value.ts";
-import { ISOLATIONS } from "../../../worker/options.ts";
+import { ISOLATIONS } from "../../../worker/execute/executor.ts";
 import { callOf, inputOf, namedCall, sha256, sourceCall, taskPickle, TestPool } from "./specs.ts";
 
 declare const current: () => {

@@ -8,11 +8,16 @@ import type { Payload } from "../../../protocol/payload.ts";
 import { payloadBytes } from "../../../protocol/payload.ts";
 import { encodeValue } from "../../../protocol/value.ts";
 import { decodeValue } from "../../../protocol/value.ts";
-import type { ExecutorCall, ExecutorPool, Input, Outcome } from "../../../worker/execute/executor.ts";
+import type {
+  ExecutorCall,
+  ExecutorPool,
+  Input,
+  IsolationName,
+  Outcome,
+} from "../../../worker/execute/executor.ts";
 import { startInlinePool } from "../../../worker/execute/inline.ts";
 import { type ProcessPoolOptions, startProcessPool } from "../../../worker/execute/processes.ts";
 import { startThreadPool } from "../../../worker/execute/threads.ts";
-import type { ISOLATIONS } from "../../../worker/options.ts";
 
 const encoder = new TextEncoder();
 
@@ -149,9 +154,6 @@ export function namedCall(
   const pickle = taskPickle(key, { methodcaller: name }, args, kwargs);
   return { key, runId: 1, runSpec: { pickle, buffers: [] }, inputs: [], annotations: {} };
 }
-
-/** Where calls run. */
-export type IsolationName = typeof ISOLATIONS[number];
 
 const START: { readonly [name in IsolationName]: (options: ProcessPoolOptions) => ExecutorPool } = {
   process: startProcessPool,
