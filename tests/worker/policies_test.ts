@@ -9,6 +9,8 @@ import { until } from "../client/cluster.ts";
 import { pythonClient } from "./python_client.ts";
 
 const scheduler = await sharedScheduler();
+// One for all: a client that leaves while its worker leaves, too, makes the scheduler complain.
+const client = await connect(scheduler.address);
 const python = await pythonClient(scheduler.address, new URL("./tasks.ts", import.meta.url));
 
 const mayRead = task(() => Deno.permissions.querySync({ name: "read", path: "/etc" }).state);
@@ -26,7 +28,6 @@ const add = task((a: number, b: number) => a + b);
 
 Deno.test("a client gives a task fewer permissions, never more than the worker's", async () => {
   await using worker = await startWorker({ address: scheduler.address, slots: 1, validate: true });
-  await using client = await connect(scheduler.address);
   const workers = [worker.address];
   const state = (options: { permissions?: Deno.PermissionOptions }) =>
     client.submit(mayRead(), { pure: false, workers, ...options }).result();
@@ -42,7 +43,6 @@ Deno.test("a client gives a task fewer permissions, never more than the worker's
 
 Deno.test("each set of permissions has a warm executor of its own, and the slot is shared", async () => {
   await using worker = await startWorker({ address: scheduler.address, slots: 1, validate: true });
-  await using client = await connect(scheduler.address);
   let n = 0;
   const pidUnder = (permissions: Deno.PermissionOptions) =>
     client.submit(pid(++n), { pure: false, workers: [worker.address], permissions }).result();
@@ -59,7 +59,6 @@ Deno.test("task permissions of the worker narrow what a task asks for", async ()
     slots: 1,
     permissions: { read: ["/usr"] },
   });
-  await using client = await connect(scheduler.address);
   const workers = [worker.address];
   assertEquals(
     await client.submit(mayRead(), { pure: false, workers, permissions: { read: true } }).result(),
@@ -75,7 +74,6 @@ for (const isolation of ISOLATIONS) {
       validate: true,
       isolation,
     });
-    await using client = await connect(scheduler.address);
     const options = { pure: false, workers: [worker.address], timeout: 60 };
     const failure = await assertRejects(
       () => client.submit(listens(), { ...options, retries: 1 }).result(),
@@ -128,7 +126,10 @@ until(lambda: len(rpc("${worker.address}", op="call_stack", keys=None)) == 1)
 client.cancel(one)
 del one
 until(lambda: not client.run_on_scheduler(lambda dask_scheduler: "afresh" in dask_scheduler.tasks))
-two = client.submit(ts("add"), 3, 4, key="afresh", workers=["${worker.address}"])
+# By another client: this one may still hear of what it cancelled.
+global other
+other = Client("${scheduler.address}", set_as_default=False)
+two = other.submit(ts("add"), 3, 4, key="afresh", workers=["${worker.address}"])
 return [freed, two.result()]`) as [number, number];
   // deno-lint-ignore no-console
   console.log(`from cancel to the result of the next task: ${Math.round(freed * 1000)} ms`);
@@ -137,7 +138,6 @@ return [freed, two.result()]`) as [number, number];
 
 Deno.test("a task that ends its executor costs one try and no data", async () => {
   await using worker = await startWorker({ address: scheduler.address, slots: 1, validate: true });
-  await using client = await connect(scheduler.address);
   const workers = [worker.address];
   using kept = client.submit(add(20, 22), { pure: false, workers });
   await kept.result();
@@ -183,7 +183,6 @@ Deno.test("a cancelled task that listens ends by itself, in the executor that go
     validate: true,
     abortGraceMs: 60_000,
   });
-  await using client = await connect(scheduler.address);
   const where = { pure: false, workers: [worker.address] };
   const before = await client.submit(pid(1), where).result();
   const stop = new AbortController();

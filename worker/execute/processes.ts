@@ -15,6 +15,7 @@
  *
  * @module
  */
+import { assert } from "../../base/assert.ts";
 import { type Logger, silent } from "../../base/log.ts";
 import { CommClosedError, DaskError, type ErrorData } from "../../protocol/errors.ts";
 import { type Frame, isFileFrame, type Payload, payloadBytes } from "../../protocol/payload.ts";
@@ -96,8 +97,8 @@ const START_AHEAD_MS = 150;
 /** How long an idle slot waits for a fresh call before it takes one that waits elsewhere, ms. */
 const MOVE_AFTER_MS = 1;
 
-/** Texts of asked permissions of which the set is remembered. */
-const ASKED_MAX = 1_000;
+/** Sets of permissions that are remembered. */
+const SETS_MAX = 1_000;
 
 type Timer = ReturnType<typeof setTimeout>;
 type Executor = ExecutorProcess<Placed, PermissionSet>;
@@ -330,12 +331,12 @@ class ProcessPool implements ExecutorPool {
       const slot = this.#choose(this.#queue[0]!);
       if (slot === null) break;
       const placed = this.#queue.shift()!;
-      if (slot.executor?.set !== placed.set) this.#change(slot, placed.set);
       slot.calls.push(placed);
       placed.slot = slot;
       placed.state = "sent";
       placed.placements++;
-      if (slot.executor !== null) this.#send(slot.executor, placed);
+      if (slot.executor?.set.id === placed.set.id) this.#send(slot.executor, placed);
+      else this.#change(slot, placed.set);
     }
     if (this.#queue.length > 0 && this.#slots.every((slot) => slot.failures >= START_FAILURES_MAX)) {
       this.#revive();
@@ -352,7 +353,7 @@ class ProcessPool implements ExecutorPool {
     for (const slot of this.#slots) {
       if (slot.calls.length > 1 || slot.failures >= START_FAILURES_MAX) continue;
       const idle = slot.calls.length === 0;
-      const fits = slot.executor?.set === placed.set;
+      const fits = slot.executor?.set.id === placed.set.id;
       // Who comes later does not overtake: so the slots run empty in time, and change.
       if (!idle && !fits) continue;
       const warm = fits && slot.executor?.link != null;
@@ -377,6 +378,7 @@ class ProcessPool implements ExecutorPool {
   #send(executor: Executor, placed: Placed): void {
     const { call } = placed;
     const { link } = executor;
+    assert(executor.set.id === placed.set.id, "A call runs under its own permissions");
     if (link === null) return;
     let inputs: LinkInput[];
     try {
@@ -603,7 +605,7 @@ class ProcessPool implements ExecutorPool {
       );
     }
     set = this.#permissionSet(grants);
-    if (this.#asked.size >= ASKED_MAX) this.#asked.delete(this.#asked.keys().next().value!);
+    if (this.#asked.size >= SETS_MAX) this.#asked.delete(this.#asked.keys().next().value!);
     this.#asked.set(text, set);
     return set;
   }
@@ -651,11 +653,12 @@ class ProcessPool implements ExecutorPool {
   }
 
   #keep(set: PermissionSet): PermissionSet {
+    if (this.#sets.size >= SETS_MAX) this.#sets.delete(this.#sets.keys().next().value!);
     this.#sets.set(set.id, set);
     return set;
   }
 
-  /** Gives an idle slot an executor of another set. */
+  /** Gives a slot that was idle an executor of another set, and that its call. */
   #change(slot: Slot, set: PermissionSet): void {
     const old = slot.executor;
     slot.executor = null;
@@ -666,7 +669,7 @@ class ProcessPool implements ExecutorPool {
 
   /** Gives a slot without an executor a warm one, else a fresh one. */
   #seat(slot: Slot, set: PermissionSet): void {
-    const executor = [...this.#parked.keys()].find((parked) => parked.set === set);
+    const executor = [...this.#parked.keys()].find((parked) => parked.set.id === set.id);
     if (executor === undefined) return this.#start(slot, set);
     slot.executor = this.#unpark(executor);
     for (const placed of [...slot.calls]) if (placed.executor === null) this.#send(executor, placed);
@@ -725,7 +728,7 @@ class ProcessPool implements ExecutorPool {
 
   /** Sees to it that an executor is warm when the slot of this one needs it. */
   #spare({ set }: Executor): void {
-    if ([...this.#parked.keys()].some((parked) => parked.set === set)) return;
+    if ([...this.#parked.keys()].some((parked) => parked.set.id === set.id)) return;
     try {
       this.#park(this.#spawn(set));
     } catch { /* its slot will try again, and tell */ }
@@ -837,8 +840,18 @@ class ProcessPool implements ExecutorPool {
     const error = new DaskError(
       `Cannot start an executor, after ${START_FAILURES_MAX} tries: ${this.#command} ${reason}${said}`,
     );
-    this.#ready.reject(error);
     this.#logger.log("error", error.message);
+    if (set.id !== this.#common.id) {
+      // Only these permissions do not do: the slot is as good as before.
+      slot.failures = 0;
+      const calls = slot.calls.splice(0);
+      for (const placed of calls) placed.slot = null;
+      this.#later(() => {
+        for (const placed of calls) this.#failUnstarted(placed, errorFrom(error));
+      });
+      return this.#seat(slot, this.#common);
+    }
+    this.#ready.reject(error);
     this.#queue.unshift(
       ...slot.calls.splice(0).map((placed) => (placed.state = "queued", placed.executor = null, placed)),
     );

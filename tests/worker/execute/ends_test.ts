@@ -108,6 +108,14 @@ for (const isolation of ISOLATIONS) {
   });
 }
 
+Deno.test("permissions with which no process can be started fail their own call only", async () => {
+  await using test = new TestPool();
+  await test.pool.ready();
+  const strange = under({ permissions: { read: ["/a\0b"] } }, sourceCall("strange", add, [1, 2]));
+  assertMatch((await test.failure(strange)).exceptionText, /Cannot|nul/);
+  assertEquals(await test.value(sourceCall("after", add, [1, 2])), 3);
+});
+
 Deno.test("a call that spins is ended at its timeout; what waited behind it does not age", async () => {
   await using test = new TestPool();
   await test.pool.ready();
