@@ -8,6 +8,7 @@ import { parseBytes, parseDuration } from "../base/units.ts";
 import type { LogLevel } from "../base/log.ts";
 import { formatAddress, isWildcardHost, parseAddress } from "../protocol/address.ts";
 import { countPorts, parseHostPort, type PortRange, readPorts, sharePorts, writePorts } from "./ports.ts";
+import { type IsolationName, ISOLATIONS } from "./execute/executor.ts";
 
 /** What the words ask for. */
 export type CommandLine =
@@ -48,6 +49,8 @@ export interface WorkerFlags {
   /** Modules, as they were given. */
   readonly preload?: readonly string[];
   readonly taskPermissions?: string;
+  readonly isolation?: IsolationName;
+  readonly abortGraceMs?: number;
   readonly logLevel?: LogLevel;
   readonly logFormat?: "text" | "json";
   /** Set by the supervisor: the worker ends when this process is not its parent any more. */
@@ -96,6 +99,8 @@ const TEXT_FLAGS = [
   "dashboard-address",
   "pid-file",
   "task-permissions",
+  "isolation",
+  "abort-grace",
   "log-level",
   "log-format",
   "supervisor",
@@ -153,6 +158,8 @@ DASK_SCHEDULER_ADDRESS or dask's configuration files say it, else it is this hos
                             permissions of tasks; it may fill caches and set globals. May be given again. A module
                             that fails ends the worker at its start
   --task-permissions TEXT   What task code may do, as "net=example.org:443,read=/data" or none (default: inherit)
+  --isolation KIND          Where task code runs: process, thread or inline (default: process)
+  --abort-grace TIME        How long a cancelled task that listens may go on (default: 250ms)
 
   --dashboard-address ADDR  Serves /health, /metrics (Prometheus), /info and /info.json there, as :8789 or :0 for any
                             port
@@ -233,6 +240,8 @@ export function wordsOf(flags: WorkerFlags, index: number): string[] {
   }
   for (const module of flags.preload ?? []) add("preload", module);
   add("task-permissions", flags.taskPermissions);
+  add("isolation", flags.isolation);
+  add("abort-grace", flags.abortGraceMs === undefined ? undefined : `${flags.abortGraceMs}ms`);
   add("log-level", flags.logLevel);
   add("log-format", flags.logFormat);
   return words;
@@ -355,6 +364,8 @@ function readFlags(args: { _: (string | number)[] } & Record<string, unknown>, c
     lifetimeRestart: readSwitch(args["lifetime-restart"]),
     preload: readPreload(args["preload"]),
     taskPermissions: text("task-permissions"),
+    isolation: read(text("isolation"), (kind) => oneOf("isolation", kind, ISOLATIONS)),
+    abortGraceMs: read(text("abort-grace"), parseDuration),
     logLevel: read(text("log-level"), (level) => oneOf("log-level", level.toLowerCase(), LOG_LEVELS)),
     logFormat: read(text("log-format"), (format) => oneOf("log-format", format, ["text", "json"] as const)),
     supervisor: count("supervisor"),

@@ -14,6 +14,7 @@ import { type DaskConfig, tlsOf, withDefaultScheme } from "../config/settings.ts
 import { normalizeAddress, parseAddress, SCHEDULER_PORT } from "../protocol/address.ts";
 import { DaskError } from "../protocol/errors.ts";
 import { pause } from "./registration.ts";
+import { type IsolationName, ISOLATIONS } from "./execute/executor.ts";
 import type { TaskPermissions } from "./execute/permissions.ts";
 import { parseHostPort } from "./ports.ts";
 import { type MemoryLimits, memoryLimits, type MemoryThresholds } from "./memory.ts";
@@ -31,8 +32,14 @@ export interface WorkerOptions {
   readonly name?: string | number;
   /** Tasks that run at a time, each in a process of its own. Default: the cores of the machine. */
   readonly slots?: number;
-  /** Where task code runs; so far only `"process"`. */
-  readonly isolation?: "process" | "thread" | "inline";
+  /**
+   * Where task code runs. `"process"` (the default): a child process a slot, which can be ended and limited; whatever
+   * happens in it, the worker goes on. `"thread"`: a thread a slot, for trusted code that ends. `"inline"`: the worker's
+   * own thread, for trusted, short code and for tests. The last two have all permissions of the worker.
+   */
+  readonly isolation?: IsolationName;
+  /** How long a task that has acknowledged its abort may go on before it is ended by force, ms. Default 250. */
+  readonly abortGraceMs?: number;
   /**
    * Bytes (a number above 1), a share of the machine (a number up to 1), `"2GiB"`, `"auto"` (the machine's memory by
    * the share of cores used), or 0 or `"none"` for none. Default `"auto"`. It holds for the worker and its executors
@@ -112,6 +119,8 @@ export interface WorkerSettings {
   readonly protocol: "tcp" | "tls";
   /** Certificates, as PEM texts: tasks may not be able to read the files. */
   readonly tls: { readonly ca: string; readonly cert: string; readonly key: string } | null;
+  readonly isolation: IsolationName;
+  readonly abortGraceMs: number | undefined;
   readonly host: string | null;
   /** To try in this order. */
   readonly ports: readonly number[];
@@ -156,6 +165,15 @@ export async function readOptions(given: string | WorkerOptions = {}): Promise<W
     if (Number.isInteger(port) && port >= 0 && port <= 65_535) continue;
     throw new RangeError(`Cannot listen on port ${port}: expected a number from 0 to 65535`);
   }
+  const { isolation = "process", abortGraceMs = 0 } = options;
+  if (!ISOLATIONS.includes(isolation)) {
+    throw new TypeError(
+      `Cannot use isolation ${JSON.stringify(isolation)}: expected one of ${ISOLATIONS.join(", ")}`,
+    );
+  }
+  if (!Number.isFinite(abortGraceMs) || abortGraceMs < 0) {
+    throw new RangeError(`Cannot give an aborted task ${abortGraceMs} ms: expected a number of at least 0`);
+  }
   checkResources(options.resources ?? {});
   if (options.protocol !== undefined && options.protocol !== "tcp" && options.protocol !== "tls") {
     throw new TypeError(`Cannot use the protocol "${options.protocol}": expected "tcp" or "tls"`);
@@ -184,6 +202,8 @@ export async function readOptions(given: string | WorkerOptions = {}): Promise<W
     resources: options.resources ?? config.resources ?? {},
     permissions: options.permissions,
     protocol,
+    isolation,
+    abortGraceMs: options.abortGraceMs,
     host: options.host ?? null,
     ports,
     contactAddress: options.contactAddress === undefined
@@ -216,9 +236,6 @@ export function checkResources(resources: Readonly<Record<string, number>>): voi
 function refuseUnavailable(options: WorkerOptions): void {
   const unavailable = (what: string, remedy: string) =>
     new DaskError(`${what} is not available yet: ${remedy}`);
-  if (options.isolation !== undefined && options.isolation !== "process") {
-    throw unavailable(`Isolation "${options.isolation}"`, 'use "process", a child process for each slot');
-  }
   if (options.reconnect === true) {
     throw unavailable("Reconnecting", "a worker that lost its scheduler ends, start another");
   }

@@ -21,8 +21,10 @@ import { errorData, writeException } from "../protocol/remote_error.ts";
 import { listenerTo, startWorkerActor } from "./actor.ts";
 import { type Directories, makeDirectories } from "./directories.ts";
 import type { CallsAside } from "./execute/aside.ts";
-import type { ExecutorListener, ExecutorPool, Outcome } from "./execute/executor.ts";
-import { INPUT_CACHE_BYTES_MAX, type ProcessPoolOptions, startProcessPool } from "./execute/processes.ts";
+import type { ExecutorListener, ExecutorPool, IsolationName, Outcome } from "./execute/executor.ts";
+import type { InProcessOptions } from "./execute/in_process.ts";
+import { INPUT_CACHE_BYTES_MAX } from "./execute/inputs.ts";
+import { type ProcessPoolOptions, startProcessPool } from "./execute/processes.ts";
 import {
   averageBandwidth,
   BANDWIDTH_BYTES,
@@ -235,7 +237,7 @@ class Worker implements WorkerHandle {
     this.#parts.defer(() => this.#monitor.stop());
     const versions = await askVersions(channel, logger);
 
-    const { frames, ramBacked, spill, sockets, roomBytes } = this.#directories;
+    const { frames, ramBacked, spill, roomBytes } = this.#directories;
     const { memory } = settings;
     const store = this.#owned(startStore({
       directory: frames,
@@ -249,20 +251,7 @@ class Worker implements WorkerHandle {
     }));
     this.#parts.use(this.#rpc);
     this.#parts.use(this.#peers);
-    const startPool = (slots: number, listener: ExecutorListener) =>
-      startProcessPool({
-        slots,
-        directory: frames,
-        socketDirectory: sockets,
-        spillDirectory: spill,
-        ...(memory === null ? {} : executorMemory(memory, this.slots, logger)),
-        scheduler: settings.scheduler,
-        tls: settings.tls,
-        listener,
-        logger,
-        preload: settings.preload,
-        ...(settings.permissions === undefined ? {} : { permissions: settings.permissions }),
-      });
+    const startPool = await this.#poolStarter();
     const pool = startPool(this.slots, listenerTo(() => this.#actor!, systemClock));
     this.#pool = this.#parts.use(pool);
     // Executors warm up while the rest is made.
@@ -463,6 +452,28 @@ class Worker implements WorkerHandle {
     this.#connection.channel.abort();
     await this.#parts.disposeAsync();
     this.#end({ reason: "the start failed", crashed: false, restart: false });
+  }
+
+  /** What starts pools of executors. The isolations that are not asked for are not loaded. */
+  async #poolStarter(): Promise<(slots: number, listener: ExecutorListener) => ExecutorPool> {
+    const { frames, sockets, spill } = this.#directories;
+    const { memory, isolation, permissions, preload, scheduler, tls, abortGraceMs: graceMs } = this.#settings;
+    const logger: Logger = this.#log;
+    const limits = memory === null ? {} : executorMemory(memory, this.slots, isolation, logger);
+    const options = { permissions, preload, scheduler, tls, graceMs, logger, ...limits };
+    const start = isolation === "process"
+      ? (given: InProcessOptions) =>
+        startProcessPool({
+          ...given,
+          ...options,
+          directory: frames,
+          socketDirectory: sockets,
+          spillDirectory: spill,
+        })
+      : isolation === "thread"
+      ? (await import("./execute/threads.ts")).startThreadPool
+      : (await import("./execute/inline.ts")).startInlinePool;
+    return (slots, listener) => start({ ...options, slots, listener });
   }
 
   /** The part ends with the worker. */
@@ -730,9 +741,11 @@ function mentionsTask(frames: readonly Frame[]): boolean {
 function executorMemory(
   { limitBytes }: MemoryLimits,
   slots: number,
+  isolation: IsolationName,
   logger: Logger,
 ): Pick<ProcessPoolOptions, "inputCacheBytesMax" | "tellMemory" | "v8Flags"> {
   const inputCacheBytesMax = Math.min(INPUT_CACHE_BYTES_MAX, Math.floor(limitBytes / (8 * slots)));
+  if (isolation !== "process") return { inputCacheBytesMax };
   if (canReadProcesses()) {
     logger.log("debug", "Memory of executors is read from /proc");
     return { inputCacheBytesMax };

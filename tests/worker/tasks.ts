@@ -82,3 +82,8 @@ export function greedy(bytes: number): number {
   for (let taken = 0; taken < bytes; taken += 2 ** 20) held.push(new Uint8Array(2 ** 20).fill(1));
   for (;;) held[0]![0] = held.length & 255;
 }
+
+/** Needs the permission to read. */
+export function hosts(): number {
+  return Deno.readTextFileSync("/etc/hosts").length;
+}

@@ -6,6 +6,11 @@
 import type { Payload } from "../../protocol/payload.ts";
 import type { RunSpec } from "../machine/events.ts";
 
+/** Where task code can run. */
+export const ISOLATIONS = ["process", "thread", "inline"] as const;
+/** One of them. */
+export type IsolationName = typeof ISOLATIONS[number];
+
 /** One input of a call: a value of the store, under a lease that the shell holds until the call ended. */
 export interface Input {
   readonly key: string;
