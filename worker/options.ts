@@ -37,7 +37,7 @@ export interface WorkerOptions {
    * happens in it, the worker goes on. `"thread"`: a thread a slot, for trusted code that ends. `"inline"`: the worker's
    * own thread, for trusted, short code and for tests. The last two have all permissions of the worker.
    */
-  readonly isolation?: IsolationName;
+  readonly isolation?: "process" | "thread" | "inline";
   /** How long a task that has acknowledged its abort may go on before it is ended by force, ms. Default 250. */
   readonly abortGraceMs?: number;
   /**
