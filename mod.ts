@@ -15,6 +15,7 @@
  */
 export * from "./client/mod.ts";
 export * from "./dispatch/mod.ts";
+export { ParallelExecutor, type ParallelExecutorOptions } from "./cluster/parallel_executor.ts";
 export { startWorker, type WorkerEnd, type WorkerHandle, type WorkerOptions } from "./worker/mod.ts";
 export type { WorkerStatus } from "./worker/machine/events.ts";
 export { type Current, current, Reschedule } from "./worker/execute/current.ts";

@@ -12,6 +12,7 @@ import { CancelledError, DaskError, TaskError } from "../protocol/errors.ts";
 import { keyText } from "../protocol/key.ts";
 import type { Payload } from "../protocol/payload.ts";
 import { decodeValue } from "../protocol/value.ts";
+import type { Failed, RetryPolicy } from "./retries.ts";
 import { endedError, type Failure, failureError } from "./failures.ts";
 import type { ClientEvent, Key } from "./machine/events.ts";
 import type { FutureStatus } from "./machine/instructions.ts";
@@ -35,10 +36,9 @@ export interface KeyOwner {
   forget(state: KeyState): void;
 }
 
-/** Runs a failed task again from here, as long as `left` lasts and `retryOn` says so. */
-export interface RetryPolicy {
-  left: number;
-  readonly retryOn: (error: TaskError) => boolean;
+/** A pause before a failed task runs again, as one of those who wait for its end. */
+interface Pause extends Failed {
+  readonly end: () => void;
 }
 
 /** What is known here of one want of a key. */
@@ -65,6 +65,8 @@ export class KeyState {
   /** Callers of `value` that wait. */
   #waiting = 0;
   readonly #listeners = new Set<() => void>();
+  /** The pause before the failed task runs again. */
+  #pause: Pause | null = null;
 
   constructor(
     key: Key,
@@ -96,6 +98,7 @@ export class KeyState {
   /** One future less. */
   drop(): void {
     if (--this.#futures > 0) return;
+    this.#endPause();
     this.owner.forget(this);
     if (this.owner.ended === null) this.owner.happened({ type: "released", key: this.key, want: this.want });
   }
@@ -148,8 +151,13 @@ export class KeyState {
 
   /** Takes news; those for another want of the key are not for this. */
   take(news: News): void {
+    this.#endPause();
     switch (news.type) {
       case "status":
+        // A failure ends the wish for the value; those who wait here for a retry have it still.
+        if (news.status === "pending" && this.#failure !== null && this.#value !== null && !this.#valueHere) {
+          this.owner.happened({ type: "value-wanted", key: this.key, want: this.want });
+        }
         this.status = news.status;
         this.#failure = null;
         this.#error = null;
@@ -176,6 +184,7 @@ export class KeyState {
 
   /** The client ended; nothing will come any more. */
   end(error: Error): void {
+    this.#endPause();
     this.#refuse(error);
     this.#tellListeners();
   }
@@ -212,25 +221,36 @@ export class KeyState {
   async #retryOrFail(failure: Failure, policies: ReadonlyMap<Key, RetryPolicy>): Promise<void> {
     const error = await this.error();
     if (this.#failure !== failure || this.owner.ended !== null) return;
-    const policy = error instanceof TaskError ? policies.get(originOf(error)) : undefined;
-    let again = false;
+    if (!(error instanceof TaskError)) return this.#fail();
+    const origin = originOf(error);
+    const policy = policies.get(origin);
+    const pause: Pause = {
+      end: () => policy?.leave(pause),
+      runAgain: () => {
+        this.#pause = null;
+        const target = origin === this.key ? {} : { target: origin };
+        this.owner.happened({ type: "retried", key: this.key, want: this.want, ...target });
+      },
+    };
     try {
-      again = policy !== undefined && policy.left > 0 && policy.retryOn(error as TaskError);
+      if (policy?.join(error, pause) !== true) return this.#fail();
+      this.#pause = pause;
     } catch (thrown) {
       // A predicate that throws decides nothing; its error is shown with the failure.
       this.#error = Promise.resolve(
         new DaskError(
-          `The retryOn of task "${keyText(this.key)}" threw: ${String(thrown)}. ${error.message}`,
-          {
-            cause: error,
-          },
+          `The retryOn of task "${keyText(origin)}" threw: ${String(thrown)}. ${error.message}`,
+          { cause: error },
         ),
       );
+      this.#fail();
     }
-    if (!again) return this.#fail();
-    policy!.left--;
-    this.owner.happened({ type: "retried", key: this.key, want: this.want });
-    if (this.#value !== null) this.owner.happened({ type: "value-wanted", key: this.key, want: this.want });
+  }
+
+  /** Nobody waits here for the end of a pause. */
+  #endPause(): void {
+    this.#pause?.end();
+    this.#pause = null;
   }
 
   #tellListeners(): void {

@@ -18,9 +18,6 @@ export interface Told {
 
 const NOTHING: Told = { annotations: null, signature: "", restrictions: "" };
 
-/** How often a task with `retryOn` is repeated unless `retries` says otherwise. */
-export const RETRIES_WITH_RETRY_ON = 5;
-
 const CHECKS: { readonly [Name in keyof Required<TaskOptions>]: (value: unknown) => string | null } = {
   key: (value) => typeof value === "string" && value !== "" ? null : "a text that is not empty",
   pure: (value) => typeof value === "boolean" ? null : "true or false",
@@ -29,6 +26,10 @@ const CHECKS: { readonly [Name in keyof Required<TaskOptions>]: (value: unknown)
   timeout: (value) => typeof value === "number" && value > 0 ? null : "milliseconds, more than 0",
   retries: (value) => Number.isSafeInteger(value) && (value as number) >= 0 ? null : "an integer from 0",
   retryOn: (value) => typeof value === "function" ? null : "a function",
+  retryPause: (value) =>
+    isRetryPause(value)
+      ? null
+      : "{ first, factor, max, jitter, random }: milliseconds from 0, a factor from 1, a share from 0 and a function",
   workers: (value) =>
     isTexts(value) && value.length > 0 ? null : "addresses or names of workers, at least one",
   allowOtherWorkers: (value) => typeof value === "boolean" ? null : "true or false",
@@ -42,6 +43,18 @@ const CHECKS: { readonly [Name in keyof Required<TaskOptions>]: (value: unknown)
 
 function isTexts(value: unknown): value is readonly string[] {
   return Array.isArray(value) && value.every((item) => typeof item === "string" && item !== "");
+}
+
+function isRetryPause(value: unknown): boolean {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return false;
+  const least: Readonly<Record<string, number>> = { first: 0, factor: 1, max: 0, jitter: 0 };
+  return Object.entries(value).every(([name, part]) =>
+    part === undefined ||
+    (name === "random"
+      ? typeof part === "function"
+      : Object.hasOwn(least, name) && typeof part === "number" && Number.isFinite(part) &&
+        part >= least[name]!)
+  );
 }
 
 function isResources(value: unknown): boolean {

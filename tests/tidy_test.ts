@@ -31,7 +31,7 @@ const LAYERS: readonly (readonly [folder: string, may: readonly string[]])[] = [
   ]],
   ["worker/", ["base/", "protocol/", "comm/", "actors/", "vendor/"]],
   ["client/", ["base/", "protocol/", "dispatch/", "comm/", "actors/"]],
-  ["cluster/", ["base/", "protocol/", "client/", "worker/"]],
+  ["cluster/", ["base/", "protocol/", "dispatch/", "client/", "worker/"]],
   ["vendor/", []],
 ];
 /** Programs; and the in-memory transport, which is for tests and for whoever embeds. */
