@@ -12,7 +12,7 @@ import { CancelledError, DaskError, TaskError } from "../protocol/errors.ts";
 import { keyText } from "../protocol/key.ts";
 import type { Payload } from "../protocol/payload.ts";
 import { decodeValue } from "../protocol/value.ts";
-import type { Failed, RetryPolicy } from "./retries.ts";
+import { type Failed, nextMoment, type RetryPolicy } from "./retries.ts";
 import { endedError, type Failure, failureError } from "./failures.ts";
 import type { ClientEvent, Key } from "./machine/events.ts";
 import type { FutureStatus } from "./machine/instructions.ts";
@@ -65,8 +65,9 @@ export class KeyState {
   /** Callers of `value` that wait. */
   #waiting = 0;
   readonly #listeners = new Set<() => void>();
-  /** The pause before the failed task runs again. */
+  /** The pause before the failed task runs again, and who decided on it. */
   #pause: Pause | null = null;
+  #failedPolicy: RetryPolicy | null = null;
 
   constructor(
     key: Key,
@@ -154,10 +155,7 @@ export class KeyState {
     this.#endPause();
     switch (news.type) {
       case "status":
-        // A failure ends the wish for the value; those who wait here for a retry have it still.
-        if (news.status === "pending" && this.#failure !== null && this.#value !== null && !this.#valueHere) {
-          this.owner.happened({ type: "value-wanted", key: this.key, want: this.want });
-        }
+        if (news.status === "pending" && this.#failure !== null) this.#revive();
         this.status = news.status;
         this.#failure = null;
         this.#error = null;
@@ -219,12 +217,15 @@ export class KeyState {
 
   /** To the outside the task is pending until it is decided that it stays failed. */
   async #retryOrFail(failure: Failure, policies: ReadonlyMap<Key, RetryPolicy>): Promise<void> {
+    const heardAt = nextMoment();
     const error = await this.error();
     if (this.#failure !== failure || this.owner.ended !== null) return;
     if (!(error instanceof TaskError)) return this.#fail();
     const origin = originOf(error);
-    const policy = policies.get(origin);
+    const policy = policies.get(origin) ?? null;
+    this.#failedPolicy = policy;
     const pause: Pause = {
+      heardAt,
       end: () => policy?.leave(pause),
       runAgain: () => {
         this.#pause = null;
@@ -244,6 +245,16 @@ export class KeyState {
         ),
       );
       this.#fail();
+    }
+  }
+
+  /** What had failed runs again. */
+  #revive(): void {
+    this.#failedPolicy?.revive();
+    this.#failedPolicy = null;
+    // A failure ends the wish for the value; those who wait here for a retry have it still.
+    if (this.#value !== null && !this.#valueHere) {
+      this.owner.happened({ type: "value-wanted", key: this.key, want: this.want });
     }
   }
 
