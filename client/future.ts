@@ -8,6 +8,7 @@
  * @module
  */
 import { FUTURE, type Waiting } from "../dispatch/node.ts";
+import { describe } from "../dispatch/options.ts";
 import { CancelledError, DaskError, TaskError } from "../protocol/errors.ts";
 import { keyText } from "../protocol/key.ts";
 import type { Payload } from "../protocol/payload.ts";
@@ -18,6 +19,7 @@ import type { ClientEvent, Key } from "./machine/events.ts";
 import type { FutureStatus } from "./machine/instructions.ts";
 import type { Diagnosis, News } from "./messages.ts";
 
+export { describe };
 export type { FutureStatus };
 
 /** What the states of keys need of their client. */
@@ -592,14 +594,4 @@ export function signalOf(options: Waiting): AbortSignal | undefined {
   const { signal } = options;
   if (signal === undefined || signal instanceof AbortSignal) return signal;
   throw new TypeError(`Cannot read the option "signal": expected an AbortSignal, got ${describe(signal)}`);
-}
-
-/** What something is, for errors. */
-export function describe(value: unknown): string {
-  if (value === null || value === undefined) return String(value);
-  if (typeof value === "object") {
-    const name = value.constructor?.name;
-    return name === undefined || name === "Object" ? "an object" : `an object of class ${name}`;
-  }
-  return typeof value === "string" ? `the text ${JSON.stringify(value)}` : `a ${typeof value}`;
 }

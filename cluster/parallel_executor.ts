@@ -23,6 +23,7 @@ import {
   type TaskOptions,
   type Values,
 } from "../dispatch/mod.ts";
+import { checkOptions } from "../dispatch/options.ts";
 import { CALL_PREFIX, encodeCall, isDependencyRef } from "../protocol/call.ts";
 import { serialized } from "../protocol/envelope.ts";
 import { CancelledError, DaskError, TaskError, WorkerLostError } from "../protocol/errors.ts";
@@ -71,9 +72,11 @@ export class ParallelExecutor implements Executor {
   /**
    * Options of tasks hold for every node, below its own.
    *
-   * @throws {RangeError} when `slots` is no whole number from 1.
+   * @throws {RangeError} when `slots` is no whole number from 1; {@linkcode TypeError} when another option makes no
+   * sense; so do runs.
    */
   constructor(options: ParallelExecutorOptions = {}) {
+    checkOptions(options, "ParallelExecutor", ["slots", "logger"]);
     const { slots = 1 } = options;
     if (!Number.isSafeInteger(slots) || slots < 1) {
       throw new RangeError(
@@ -141,6 +144,7 @@ export class ParallelExecutor implements Executor {
     failFast: boolean,
   ): Promise<PromiseSettledResult<unknown>[]> {
     this.#refuseClosed();
+    checkOptions(options, "run", ["inputs"]);
     const { logger, slots: _, permissions: __, ...defaults } = this.#options;
     const { inputs, ...submitted } = options;
     // What cannot be sent is refused before anything runs.
@@ -150,6 +154,7 @@ export class ParallelExecutor implements Executor {
       defaults,
       ...(inputs === undefined ? {} : { inputs }),
     });
+    for (const { label, options } of lowered.tasks) checkOptions(options, `"${label}"`);
     const processes = await this.#started();
     this.#refuseClosed();
     const work = new ProcessWork(lowered.tasks, lowered.outputs, lowered.futures, processes);

@@ -10,6 +10,7 @@ import type { Executor, ExecutorOptions, RunOptions, Settled } from "./executor.
 import { DispatchGraph } from "./graph.ts";
 import { GraphRun, Running, taskError, type Work } from "./graph_run.ts";
 import { freshToken } from "./host.ts";
+import { checkOptions, NO_OPTIONS } from "./options.ts";
 import {
   type AnyOp,
   GraphNode,
@@ -24,8 +25,6 @@ import { keyLabel } from "./tokenize.ts";
 
 /** Where `current()` looks for the task that runs. */
 const CURRENT = Symbol.for("dask.current");
-const NO_OPTIONS: TaskOptions = Object.freeze({});
-
 /**
  * Runs graphs in this process.
  *
@@ -45,8 +44,13 @@ export class AsyncExecutor implements Executor {
   readonly #runs = new Set<GraphRun<unknown>>();
   #closed = false;
 
-  /** `options` hold for every node, below its own. */
+  /**
+   * `options` hold for every node, below its own.
+   *
+   * @throws {TypeError} when one of them makes no sense; so do runs.
+   */
   constructor(options: ExecutorOptions = {}) {
+    checkOptions(options, "AsyncExecutor", ["logger"]);
     this.#options = options;
   }
 
@@ -86,6 +90,7 @@ export class AsyncExecutor implements Executor {
     failFast: boolean,
   ): Promise<PromiseSettledResult<unknown>[]> {
     if (this.#closed) throw new DaskError("Cannot run a graph: the executor is closed; make a new one");
+    checkOptions(options, "run", ["inputs"]);
     const { logger, ...defaults } = this.#options;
     const work = new LocalWork(nodes, defaults, options);
     const signal = options.signal ?? defaults.signal;
@@ -127,6 +132,7 @@ class LocalWork implements Work<unknown> {
     const outputs = ops.map((op, i) => nodeOf(op, `node ${i} of the run`));
     for (const [op, value] of options.inputs ?? []) this.#given.set(nodeOf(op, "a key of inputs"), value);
     this.#nodes = walkBack(outputs, new Set(this.#given.keys()));
+    for (const node of this.#nodes) checkOptions(node.options, `"${node.label}"`);
     this.#numbers = new Map(this.#nodes.map((node, i) => [node, i]));
     this.#isOutput = new Set(outputs);
     this.outputs = outputs.map((node) => this.#numbers.get(node)!);

@@ -5,6 +5,7 @@
  * @module
  */
 import { freshToken } from "./host.ts";
+import { NO_OPTIONS } from "./options.ts";
 import { keyLabel, Tokenizer } from "./tokenize.ts";
 import type { Code } from "./code.ts";
 import type { RetryPause } from "./retry.ts";
@@ -265,7 +266,6 @@ for (let i = 0; i < ITERATED_MAX; i++) {
 }
 
 const ownKey = (node: GraphNode): string => node.key;
-const NO_OPTIONS: TaskOptions = Object.freeze({});
 const NO_FUTURES: readonly FutureLike<unknown>[] = Object.freeze([]);
 const NO_NODES: readonly GraphNode[] = Object.freeze([]);
 

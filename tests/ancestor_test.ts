@@ -344,3 +344,19 @@ Deno.test("Dask Cluster; D3 load, process, roll, compare, reduce: 500 ops on thr
   assertEquals(new DispatchGraph([best]).size, 501); // the list is a node, too
   assertEquals(await c.client.run([best]), [1]);
 });
+
+Deno.test("docs/coming-from-dispatcher.md has a row for every name that the two packages export", async () => {
+  const page = await Deno.readTextFile(new URL("../docs/coming-from-dispatcher.md", import.meta.url));
+  const rows = page.split("\n").filter((line) => line.startsWith("| `") || line.startsWith("| chan")).map((
+    line,
+  ) => line.split(" | ")[0]!).join("\n");
+  const names =
+    "DispatchGraph DispatchNode DispatchResult DataNode IndexNode Op CollectNode CleanupNode DispatcherError " +
+    "DependencyError add_edge! nodes dependencies has_label get_label set_label! Executor AsyncExecutor ParallelExecutor " +
+    "dispatch! prepare! run! @op DaskExecutor reset! Client submit cancel gather replicate shutdown get_key result " +
+    "default_client Worker Address push! subgraph fetch isready wait";
+  for (const name of names.split(" ")) {
+    const pattern = new RegExp(`(?<![\\w@])${name.replace("!", "\\!")}(?![\\w!])`);
+    assertMatch(rows, pattern);
+  }
+});

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { assert, assertEquals, assertInstanceOf } from "@std/assert";
+import { assert, assertEquals, assertInstanceOf, assertRejects, assertStringIncludes } from "@std/assert";
 import { ParallelExecutor } from "../cluster/parallel_executor.ts";
 import { cluster } from "./client/cluster.ts";
 import {
@@ -230,6 +230,30 @@ everywhere("N16 a cleanup runs after the children, whose values stay", async (ex
   const children = [add(parent, 1), add(parent, 2)];
   const [, ...values] = await executor.run([cleanup(parent, children), ...children]);
   return values;
+});
+
+everywhere("options that make no sense are refused by name", async (executor) => {
+  const messages: string[] = [];
+  const wrong: readonly Record<string, unknown>[] = [
+    { retries: -1 },
+    { retries: 1.5 },
+    { retryOn: 5 },
+    { retryPause: { first: -1 } },
+    { retryPause: { factor: 0.5 } },
+    { retryPause: { pause: 5 } },
+    { retryPause: null },
+    { timeout: 0 },
+    { signal: {} },
+    { nonsense: 1 },
+  ];
+  for (const options of wrong) {
+    const error = await assertRejects(() => executor.run([add(1, 1)], options), TypeError);
+    messages.push(error.message);
+    assertStringIncludes(error.message, `"${Object.keys(options)[0]}"`);
+  }
+  await assertRejects(() => executor.run([add.with({ retries: -1 })(1, 1)]), TypeError, `"retries"`);
+  await assertRejects(() => executor.run([5 as unknown as Op<number>]), TypeError, "expected an Op");
+  return messages;
 });
 
 everywhere("the defaults of the pause are those that are told", async (executor) => {
