@@ -8,8 +8,7 @@
 import type { Logger } from "../base/log.ts";
 import { failureError } from "../client/failures.ts";
 import { stderrLogger } from "../client/stderr_logger.ts";
-import { valueOf } from "../dispatch/async_executor.ts";
-import { GraphRun, Running, taskError, type Work } from "../dispatch/graph_run.ts";
+import { GraphRun, Running, taskError, valueOf, type Work } from "../dispatch/graph_run.ts";
 import {
   type AnyOp,
   DispatchGraph,
@@ -220,7 +219,7 @@ async function startProcesses(options: ParallelExecutorOptions): Promise<Process
   await using started = new AsyncDisposableStack();
   let directories;
   try {
-    directories = started.use(await makeDirectories(null, logger));
+    directories = started.use(await makeDirectories(null, options.logger ?? stderrLogger));
   } catch (cause) {
     throw new DaskError(
       `Cannot start processes: ${
@@ -339,14 +338,16 @@ class ProcessWork implements Work<Held> {
   /** The outcomes as values of this process. Gives up what was kept. */
   decoded(outcomes: readonly PromiseSettledResult<Held>[]): PromiseSettledResult<unknown>[] {
     const values = new Map<Held, unknown>();
-    for (const outcome of outcomes) {
-      if (outcome.status === "rejected" || values.has(outcome.value)) continue;
-      values.set(outcome.value, decodeHeld(outcome.value.payload));
-      this.drop(outcome.value);
+    try {
+      return outcomes.map((outcome) => {
+        if (outcome.status === "rejected") return outcome;
+        // A node that was asked for twice gives one value.
+        if (!values.has(outcome.value)) values.set(outcome.value, decodeHeld(outcome.value.payload));
+        return { status: "fulfilled", value: values.get(outcome.value) };
+      });
+    } finally {
+      for (const outcome of new Set(outcomes)) if (outcome.status === "fulfilled") this.drop(outcome.value);
     }
-    return outcomes.map((outcome) =>
-      outcome.status === "rejected" ? outcome : { status: "fulfilled", value: values.get(outcome.value) }
-    );
   }
 
   #held(value: unknown): Held {

@@ -8,7 +8,7 @@ import { CancelledError, DaskError, SerializationError, type TaskError } from ".
 import type { AnyFunction } from "./code.ts";
 import type { Executor, ExecutorOptions, RunOptions, Settled } from "./executor.ts";
 import { DispatchGraph } from "./graph.ts";
-import { GraphRun, Running, taskError, type Work } from "./graph_run.ts";
+import { GraphRun, Running, taskError, valueOf, type Work } from "./graph_run.ts";
 import { freshToken } from "./host.ts";
 import { checkOptions, NO_OPTIONS } from "./options.ts";
 import {
@@ -103,12 +103,6 @@ export class AsyncExecutor implements Executor {
       this.#runs.delete(run);
     }
   }
-}
-
-/** The value of an outcome; throws its reason. */
-export function valueOf<T>(outcome: PromiseSettledResult<T>): T {
-  if (outcome.status === "rejected") throw outcome.reason;
-  return outcome.value;
 }
 
 /** Nodes as they are run in this process. */

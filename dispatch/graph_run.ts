@@ -190,7 +190,8 @@ export class GraphRun<V> {
 
   #start(i: number): void {
     this.#states[i] = RUNNING;
-    const { signal } = this.#work.optionsOf(i);
+    const options = this.#work.optionsOf(i);
+    const { signal } = options;
     if (signal?.aborted) return this.#fail(i, this.#work.errorOf(i, cancelledBy(signal.reason)));
     const before = this.#setbacks.get(i);
     const attempt = before === undefined ? 1 : before.failures + before.losses + 1;
@@ -204,7 +205,7 @@ export class GraphRun<V> {
     if (!(started instanceof Running)) return this.#succeed(i, started);
     const running = started;
     this.#running.add(running);
-    const leave = this.#watch(i, running);
+    const leave = this.#watch(i, running, options);
     running.result.then((value) => {
       const inTime = leave();
       if (inTime && !this.#ended) return this.#succeed(i, value);
@@ -220,8 +221,7 @@ export class GraphRun<V> {
    * Watches the time limit and the signal of an attempt. Gives a function that says that the attempt is over, and
    * tells whether it came in time.
    */
-  #watch(i: number, running: Running<V>): () => boolean {
-    const { timeout, signal } = this.#work.optionsOf(i);
+  #watch(i: number, running: Running<V>, { timeout, signal }: TaskOptions): () => boolean {
     let inTime = true;
     let stopTimer = (): void => {};
     const giveUp = (thrown: Error): void => {
@@ -383,6 +383,12 @@ export class GraphRun<V> {
     const { logger } = this.#options;
     logger?.log("debug", `${what} "${this.#work.labelOf(i)}"`, { node: i, ...fields });
   }
+}
+
+/** The value of an outcome; throws its reason. */
+export function valueOf<T>(outcome: PromiseSettledResult<T>): T {
+  if (outcome.status === "rejected") throw outcome.reason;
+  return outcome.value;
 }
 
 /** A failure of a task in words, with its cause. */
