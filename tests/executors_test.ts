@@ -182,6 +182,24 @@ everywhere(
 );
 
 everywhere(
+  "E13 a node that nobody asked for is repeated for those who need it, and it alone",
+  async (executor) => {
+    return await counted(async (file, runs) => {
+      const options: TaskOptions = { retryOn: () => true, retryPause: { first: 1 } };
+      const node = flaky.with(options)(file, 2);
+      const answers = await executor.run([add(node, 10), add(node, 20)]);
+      const after = runs();
+      return await counted(async (other, others) => {
+        // A failure that nobody wants repeated is left as it is.
+        const once = flaky(other, 99);
+        const [own, both] = await executor.runSettled([flaky.with(options)(file, 5), add(once, 1)]);
+        return [answers, after, own, both.status, others()];
+      });
+    });
+  },
+);
+
+everywhere(
   "E13 with retryOn a task is repeated five times unless retries says otherwise",
   async (executor) => {
     return await counted(async (file, runs) => {
