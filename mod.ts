@@ -15,6 +15,7 @@
  */
 export * from "./client/mod.ts";
 export * from "./dispatch/mod.ts";
+export { ParallelExecutor, type ParallelExecutorOptions } from "./cluster/parallel_executor.ts";
 export {
   type MemoryThresholds,
   startWorker,

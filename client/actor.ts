@@ -262,7 +262,7 @@ class Shell {
           this.#fetcher.fetch(instruction.wanted, instruction.delayMs);
           break;
         case "retry":
-          this.#retry(instruction.key, instruction.want);
+          this.#retry(instruction);
           break;
         case "set-timer":
           this.#timers.set(instruction.name, this.#options.clock.now() + instruction.delayMs);
@@ -279,11 +279,11 @@ class Shell {
     }
   }
 
-  #retry(key: Key, want: number): void {
+  #retry({ key, want, target }: Extract<Instruction, { readonly type: "retry" }>): void {
     const { scheduler, schedulerAddress, clientId } = this.#options;
-    const request = { op: "retry", keys: [keyToWire(key)], client: clientId };
+    const request = { op: "retry", keys: [keyToWire(target)], client: clientId };
     pipe(scheduler.call(schedulerAddress, request, { signal: this.#end.signal }), () => {}, (error) => {
-      this.#options.logger.log("warning", `Cannot run "${key}" again: ${error.message}`);
+      this.#options.logger.log("warning", `Cannot run "${target}" again: ${error.message}`);
       this.actor.ref.tell("events", [{ type: "retry-refused", key, want }]);
     });
   }

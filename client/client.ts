@@ -67,7 +67,6 @@ import {
   type KeyOwner,
   KeyState,
   newFuture,
-  type RetryPolicy,
   signalOf,
   stateOf,
   wait,
@@ -75,7 +74,8 @@ import {
 import { readSchedulerInfo, type SchedulerInfo } from "./identity.ts";
 import type { ClientEvent, Key, SubmittedTask, Want } from "./machine/events.ts";
 import type { Diagnosis, News, WorkerInfo } from "./messages.ts";
-import { checkOptions, NO_OPTIONS, RETRIES_WITH_RETRY_ON, tell } from "./options.ts";
+import { checkOptions, NO_OPTIONS, tell } from "./options.ts";
+import { RetryPolicy } from "./retries.ts";
 import { stderrLogger } from "./stderr_logger.ts";
 import type { SubmittingTask } from "./wire.ts";
 
@@ -1054,8 +1054,8 @@ export class Client implements Executor {
       const told = tell(options);
       if (told.restrictions !== "") restrictions.set(key, told.restrictions);
       if (options.retryOn !== undefined) {
-        const { retries: left = RETRIES_WITH_RETRY_ON, retryOn } = options;
-        (policies ??= new Map()).set(key, { left, retryOn });
+        const { retries, retryOn, retryPause } = options;
+        (policies ??= new Map()).set(key, new RetryPolicy(retryOn, retries, retryPause));
       }
       if (isCode(task)) code.push(key);
       const common = {

@@ -8,15 +8,18 @@
  * @module
  */
 import { FUTURE, type Waiting } from "../dispatch/node.ts";
+import { describe } from "../dispatch/options.ts";
 import { CancelledError, DaskError, TaskError } from "../protocol/errors.ts";
 import { keyText } from "../protocol/key.ts";
 import type { Payload } from "../protocol/payload.ts";
 import { decodeValue } from "../protocol/value.ts";
+import { type Failed, nextMoment, type RetryPolicy } from "./retries.ts";
 import { endedError, type Failure, failureError } from "./failures.ts";
 import type { ClientEvent, Key } from "./machine/events.ts";
 import type { FutureStatus } from "./machine/instructions.ts";
 import type { Diagnosis, News } from "./messages.ts";
 
+export { describe };
 export type { FutureStatus };
 
 /** What the states of keys need of their client. */
@@ -35,10 +38,9 @@ export interface KeyOwner {
   forget(state: KeyState): void;
 }
 
-/** Runs a failed task again from here, as long as `left` lasts and `retryOn` says so. */
-export interface RetryPolicy {
-  left: number;
-  readonly retryOn: (error: TaskError) => boolean;
+/** A pause before a failed task runs again, as one of those who wait for its end. */
+interface Pause extends Failed {
+  readonly end: () => void;
 }
 
 /** What is known here of one want of a key. */
@@ -65,6 +67,9 @@ export class KeyState {
   /** Callers of `value` that wait. */
   #waiting = 0;
   readonly #listeners = new Set<() => void>();
+  /** The pause before the failed task runs again, and who decided on it. */
+  #pause: Pause | null = null;
+  #failedPolicy: RetryPolicy | null = null;
 
   constructor(
     key: Key,
@@ -96,6 +101,7 @@ export class KeyState {
   /** One future less. */
   drop(): void {
     if (--this.#futures > 0) return;
+    this.#endPause();
     this.owner.forget(this);
     if (this.owner.ended === null) this.owner.happened({ type: "released", key: this.key, want: this.want });
   }
@@ -148,8 +154,10 @@ export class KeyState {
 
   /** Takes news; those for another want of the key are not for this. */
   take(news: News): void {
+    this.#endPause();
     switch (news.type) {
       case "status":
+        if (news.status === "pending" && this.#failure !== null) this.#revive();
         this.status = news.status;
         this.#failure = null;
         this.#error = null;
@@ -176,6 +184,7 @@ export class KeyState {
 
   /** The client ended; nothing will come any more. */
   end(error: Error): void {
+    this.#endPause();
     this.#refuse(error);
     this.#tellListeners();
   }
@@ -210,27 +219,51 @@ export class KeyState {
 
   /** To the outside the task is pending until it is decided that it stays failed. */
   async #retryOrFail(failure: Failure, policies: ReadonlyMap<Key, RetryPolicy>): Promise<void> {
+    const heardAt = nextMoment();
     const error = await this.error();
     if (this.#failure !== failure || this.owner.ended !== null) return;
-    const policy = error instanceof TaskError ? policies.get(originOf(error)) : undefined;
-    let again = false;
+    if (!(error instanceof TaskError)) return this.#fail();
+    const origin = originOf(error);
+    const policy = policies.get(origin) ?? null;
+    this.#failedPolicy = policy;
+    const pause: Pause = {
+      heardAt,
+      end: () => policy?.leave(pause),
+      runAgain: () => {
+        this.#pause = null;
+        const target = origin === this.key ? {} : { target: origin };
+        this.owner.happened({ type: "retried", key: this.key, want: this.want, ...target });
+      },
+    };
     try {
-      again = policy !== undefined && policy.left > 0 && policy.retryOn(error as TaskError);
+      if (policy?.join(error, pause) !== true) return this.#fail();
+      this.#pause = pause;
     } catch (thrown) {
       // A predicate that throws decides nothing; its error is shown with the failure.
       this.#error = Promise.resolve(
         new DaskError(
-          `The retryOn of task "${keyText(this.key)}" threw: ${String(thrown)}. ${error.message}`,
-          {
-            cause: error,
-          },
+          `The retryOn of task "${keyText(origin)}" threw: ${String(thrown)}. ${error.message}`,
+          { cause: error },
         ),
       );
+      this.#fail();
     }
-    if (!again) return this.#fail();
-    policy!.left--;
-    this.owner.happened({ type: "retried", key: this.key, want: this.want });
-    if (this.#value !== null) this.owner.happened({ type: "value-wanted", key: this.key, want: this.want });
+  }
+
+  /** What had failed runs again. */
+  #revive(): void {
+    this.#failedPolicy?.revive();
+    this.#failedPolicy = null;
+    // A failure ends the wish for the value; those who wait here for a retry have it still.
+    if (this.#value !== null && !this.#valueHere) {
+      this.owner.happened({ type: "value-wanted", key: this.key, want: this.want });
+    }
+  }
+
+  /** Nobody waits here for the end of a pause. */
+  #endPause(): void {
+    this.#pause?.end();
+    this.#pause = null;
   }
 
   #tellListeners(): void {
@@ -561,14 +594,4 @@ export function signalOf(options: Waiting): AbortSignal | undefined {
   const { signal } = options;
   if (signal === undefined || signal instanceof AbortSignal) return signal;
   throw new TypeError(`Cannot read the option "signal": expected an AbortSignal, got ${describe(signal)}`);
-}
-
-/** What something is, for errors. */
-export function describe(value: unknown): string {
-  if (value === null || value === undefined) return String(value);
-  if (typeof value === "object") {
-    const name = value.constructor?.name;
-    return name === undefined || name === "Object" ? "an object" : `an object of class ${name}`;
-  }
-  return typeof value === "string" ? `the text ${JSON.stringify(value)}` : `a ${typeof value}`;
 }

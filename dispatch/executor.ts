@@ -3,7 +3,14 @@
  *
  * @module
  */
+import type { Logger } from "../base/log.ts";
 import type { AnyOp, TaskOptions, ValueOf, Values } from "./node.ts";
+
+/** Options of the executors of this machine: those of tasks hold for every node, below its own. */
+export interface ExecutorOptions extends TaskOptions {
+  /** Is told when nodes begin, end, fail and are repeated, at level `debug`. Default: nobody. */
+  readonly logger?: Logger;
+}
 
 /** Options of a run: those of its outputs, and values in the place of nodes. */
 export interface RunOptions extends TaskOptions {

@@ -34,6 +34,11 @@ export function freshToken(): string {
   return crypto.randomUUID().replaceAll("-", "");
 }
 
+/** A number from 0 to 1. */
+export function chance(): number {
+  return Math.random();
+}
+
 /** The machine that we are on. */
 export const denoHost: CodeHost = {
   locate(text) {

@@ -11,7 +11,16 @@ import { DaskError } from "../protocol/errors.ts";
 import type { DependencyRef, FunctionCall, FunctionRef } from "../protocol/call.ts";
 import type { BundleTask } from "./code.ts";
 import { freshToken } from "./host.ts";
-import { type AnyOp, GraphNode, isFuture, isInput, nodeOf, type TaskOptions, walkBack } from "./node.ts";
+import {
+  type AnyOp,
+  type FutureLike,
+  GraphNode,
+  isFuture,
+  isInput,
+  nodeOf,
+  type TaskOptions,
+  walkBack,
+} from "./node.ts";
 import { order } from "./order.ts";
 import { keyLabel, Tokenizer } from "./tokenize.ts";
 
@@ -53,6 +62,8 @@ export interface LoweredGraph {
   readonly outputs: readonly string[];
   /** For every task, its place in the order in which one machine should run them. */
   readonly priorities: ReadonlyMap<string, number>;
+  /** The futures among the dependencies and outputs: what is not made because it is on a cluster already. */
+  readonly futures: readonly FutureLike<unknown>[];
 }
 
 /**
@@ -74,6 +85,7 @@ class Lowering {
   /** Keys that differ from the nodes' own: below inputs, or fresh, or given for this submission. */
   readonly #keys = new Map<GraphNode, string>();
   readonly #tasks: LoweredTask[] = [];
+  readonly #futures: FutureLike<unknown>[] = [];
   /** Which task has a key, and the node that it was made of. */
   readonly #made = new Map<string, { readonly index: number; readonly node: GraphNode | null }>();
   readonly #indexes: number[][] = [];
@@ -103,6 +115,7 @@ class Lowering {
       tasks: this.#tasks,
       outputs: this.#outputs.map((node) => this.#keyOf(node)),
       priorities: new Map(this.#tasks.map((task, i) => [task.key, priorities[i]!])),
+      futures: this.#futures,
     };
   }
 
@@ -141,7 +154,9 @@ class Lowering {
     for (let i = nodes.length - 1; i >= 0; i--) {
       const node = nodes[i]!;
       if (!reached.has(node)) continue;
-      if (isFuture(this.#inputs.get(node)) || this.#context.held(this.#keyOf(node))) continue;
+      const input = this.#inputs.get(node);
+      if (isFuture(input)) this.#futures.push(input);
+      if (isFuture(input) || this.#context.held(this.#keyOf(node))) continue;
       needed[i] = 1;
       if (this.#inputs.has(node)) continue;
       const { content } = node;
@@ -196,6 +211,7 @@ class Lowering {
           fn = { kind: "builtin", name: "identity" };
       }
       call = { function: fn, args: content.args.map((arg) => inputs.argument(arg)) };
+      for (const future of node.futures) this.#futures.push(future);
     }
     this.#add(node, key, call, inputs.keys, isOutput, python);
   }

@@ -28,5 +28,6 @@ export {
 export { op, python, task, tasks, type TasksOptions } from "./code.ts";
 export { DispatchGraph } from "./graph.ts";
 export { lower, type LowerContext, type LoweredGraph, type LoweredTask } from "./lower.ts";
-export type { Executor, RunOptions, Settled } from "./executor.ts";
+export type { Executor, ExecutorOptions, RunOptions, Settled } from "./executor.ts";
+export type { RetryPause } from "./retry.ts";
 export { AsyncExecutor } from "./async_executor.ts";

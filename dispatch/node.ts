@@ -5,8 +5,10 @@
  * @module
  */
 import { freshToken } from "./host.ts";
+import { NO_OPTIONS } from "./options.ts";
 import { keyLabel, Tokenizer } from "./tokenize.ts";
 import type { Code } from "./code.ts";
+import type { RetryPause } from "./retry.ts";
 import type { TaskError } from "../protocol/errors.ts";
 
 // --- Types: what users write ---
@@ -29,10 +31,18 @@ export interface TaskOptions extends Waiting {
   readonly priority?: number;
   /** Milliseconds that one run may take; it is ended then and counts as failed. */
   readonly timeout?: number;
-  /** How often a failed run is repeated. Default 0; with `retryOn` 5. */
+  /** How often a failed run is repeated. Default 0; with `retryOn` 5. The loss of a process does not count. */
   readonly retries?: number;
-  /** Whether to repeat after this error. Default: after any. */
+  /**
+   * Whether to repeat after this error. Default: after any. On a cluster the client asks it, and repeats from here: what
+   * depends on the task waits meanwhile.
+   */
   readonly retryOn?: (error: TaskError) => boolean;
+  /**
+   * The pauses between repetitions: 50 ms, 100 ms, 200 ms and so on, 10 s at most. On a cluster only with `retryOn`: for
+   * `retries` alone the scheduler repeats at once.
+   */
+  readonly retryPause?: RetryPause;
   /** Addresses or names of the workers that may run it. */
   readonly workers?: readonly string[];
   /** With `workers`: others may run it when none of these is there. */
@@ -256,7 +266,6 @@ for (let i = 0; i < ITERATED_MAX; i++) {
 }
 
 const ownKey = (node: GraphNode): string => node.key;
-const NO_OPTIONS: TaskOptions = Object.freeze({});
 const NO_FUTURES: readonly FutureLike<unknown>[] = Object.freeze([]);
 const NO_NODES: readonly GraphNode[] = Object.freeze([]);
 

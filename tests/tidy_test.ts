@@ -33,7 +33,7 @@ const LAYERS: readonly (readonly [folder: string, may: readonly string[]])[] = [
   ]],
   ["worker/", ["base/", "protocol/", "comm/", "config/", "actors/", "vendor/"]],
   ["client/", ["base/", "protocol/", "dispatch/", "comm/", "config/", "actors/"]],
-  ["cluster/", ["base/", "protocol/", "client/", "worker/"]],
+  ["cluster/", ["base/", "protocol/", "dispatch/", "client/", "worker/"]],
   ["vendor/", []],
 ];
 /** Programs; and the in-memory transport, which is for tests and for whoever embeds. */

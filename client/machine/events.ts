@@ -81,6 +81,8 @@ export interface Detached extends Want {
 /** A failed task is to run again. */
 export interface Retried extends Want {
   readonly type: "retried";
+  /** The task that failed, when it is another one that this depends on. Default: `key` and what failed before it. */
+  readonly target?: Key;
 }
 /** The retry could not be asked for; the failure stands. */
 export interface RetryRefused extends Want {

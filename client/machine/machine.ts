@@ -382,11 +382,11 @@ export class ClientMachine {
     this.#outbox.push({ op: "client-desires-keys", keys: [key], client: FIRE_AND_FORGET });
   }
 
-  #retried({ key, want }: Retried): void {
+  #retried({ key, want, target = key }: Retried): void {
     const task = this.#tasks.get(key);
     if (task === undefined || task.want !== want || task.status !== "error" || task.retrying) return;
     task.retrying = true;
-    this.#rest.push({ type: "retry", key, want });
+    this.#rest.push({ type: "retry", key, want, target });
     this.#turn(task, "pending");
   }
 

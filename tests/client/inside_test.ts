@@ -163,7 +163,7 @@ Deno.test("cancelling a task ends those that it started", async () => {
   await until(async () => await executors(c.processes[0]!.pid) === 1);
 });
 
-Deno.test("the ways to wait inside a task free its slot", async () => {
+Deno.test("D7 the ways to wait inside a task free its slot", async () => {
   await using c = await cluster(here, 1);
   const settled = op(async () => {
     const client = await current().client();

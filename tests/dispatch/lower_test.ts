@@ -50,7 +50,7 @@ Deno.test("lower: is plain data", () => {
   );
 });
 
-Deno.test("lower: references stand at the top level and one level inside arrays (K7)", () => {
+Deno.test("K7: references stand at the top level and one level inside arrays", () => {
   const [a, b] = [add(1, 2), add(3, 4)];
   const graph = lowered([total([a, 7, b, a])]);
   assertEquals(graph.tasks.at(-1)!.call.args, [[{ $dependency: 0 }, 7, { $dependency: 1 }, {

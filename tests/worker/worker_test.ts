@@ -403,7 +403,7 @@ return [y.result(), rpc(b, op="keys")]`,
   assertEquals(answer[1].length, 2);
 });
 
-Deno.test("resources limit what runs at a time", async () => {
+Deno.test("W30 resources limit what runs at a time", async () => {
   await using own = await worker({ slots: 4, resources: { one: 1 } });
   const seconds = await run(
     `

@@ -9,7 +9,7 @@ import { CURRENT_MODULE, PACKAGE_MODULE } from "../../protocol/call.ts";
 const FACE = new URL("../../mod.ts", import.meta.url).href;
 const CURRENT = new URL("./current.ts", import.meta.url).href;
 /** Folders with modules that {@linkcode FACE} reaches. */
-const FOLDERS = ["actors", "base", "client", "comm", "config", "dispatch", "protocol", "worker"];
+const FOLDERS = ["actors", "base", "client", "cluster", "comm", "config", "dispatch", "protocol", "worker"];
 
 /** The text of a bundle with our modules named by their URLs. */
 export function withOwnModules(text: string): string {

@@ -144,7 +144,7 @@ class Situation {
   }
 }
 
-Deno.test("WorkerMachine is sound in every order of events of two keys and two peers", () => {
+Deno.test("W11 WorkerMachine is sound in every order of events of two keys and two peers", () => {
   const met = new Set<string>();
   for (const start of STARTS) explore(start, met);
   const happened = new Set([...met].map((pair) => pair.slice(pair.indexOf(" <- ") + 4)));

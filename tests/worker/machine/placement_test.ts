@@ -23,7 +23,7 @@ import {
   withdrawn,
 } from "../../support/machine.ts";
 
-Deno.test("WorkerMachine places two calls a slot, the most urgent first, the newest first among equals", () => {
+Deno.test("W13 WorkerMachine places two calls a slot, the most urgent first, the newest first among equals", () => {
   const worker = new TestWorker({ slots: 1 });
   assertEquals(worker.when(compute("a", { priority: [5] })), ["execute a#1"]);
   assertEquals(worker.when(compute("b", { priority: [5] })), ["execute b#1"]);
