@@ -12,6 +12,7 @@ import { CancelledError, DaskError, TaskError } from "../protocol/errors.ts";
 import { keyText } from "../protocol/key.ts";
 import type { Payload } from "../protocol/payload.ts";
 import { decodeValue } from "../protocol/value.ts";
+import { showFuture } from "./display.ts";
 import { endedError, type Failure, failureError } from "./failures.ts";
 import type { ClientEvent, Key } from "./machine/events.ts";
 import type { FutureStatus } from "./machine/instructions.ts";
@@ -388,6 +389,11 @@ export class Future<T> implements Disposable {
   /** What `console.log` shows. */
   [Symbol.for("Deno.customInspect")](): string {
     return this.toString();
+  }
+
+  /** What Jupyter shows: key and status. The value is not fetched. */
+  [Symbol.for("Jupyter.display")](): Readonly<Record<string, string>> {
+    return showFuture(this.toString(), keyText(this.key), this.status);
   }
 }
 

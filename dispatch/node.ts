@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { type Picture, svgOf } from "./draw.ts";
 import { freshToken } from "./host.ts";
 import { keyLabel, Tokenizer } from "./tokenize.ts";
 import type { Code } from "./code.ts";
@@ -244,6 +245,24 @@ export class GraphNode {
   [Symbol.for("Deno.customInspect")](): string {
     return this.toString();
   }
+
+  /** What Jupyter shows: the graph behind it. */
+  [Symbol.for("Jupyter.display")](): Record<string, string> {
+    const picture = pictureOf(walkBack([this]), (node) => node.dependencies);
+    return { "text/plain": this.toString(), "image/svg+xml": svgOf(picture) };
+  }
+}
+
+/** Nodes as a picture: dependencies first, all that `parents` gives among them. */
+export function pictureOf(
+  nodes: readonly GraphNode[],
+  parents: (node: GraphNode) => readonly GraphNode[],
+): Picture {
+  const number = new Map(nodes.map((node, i) => [node, i]));
+  return {
+    boxes: nodes.map(({ label, content: { kind } }) => ({ label, kind })),
+    parents: nodes.map((node) => parents(node).map((parent) => number.get(parent)!)),
+  };
 }
 
 // `node[0]` beside destructuring. On the prototype, so that nodes stay small.
