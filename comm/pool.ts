@@ -118,9 +118,14 @@ export class RpcPool implements AsyncDisposable {
     }
   }
 
-  /** Closes the idle connections to `address`: that process is gone. */
+  /** Closes the idle connections to `address`: that process is gone. There are none to what is no address. */
   forget(address: string): void {
-    const canonical = this.#canonicalAddress(address);
+    let canonical: string;
+    try {
+      canonical = this.#canonicalAddress(address);
+    } catch {
+      return;
+    }
     for (const connection of this.#idle.get(canonical)?.slice() ?? []) this.#drop(connection);
   }
 

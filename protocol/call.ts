@@ -41,9 +41,14 @@ export type FunctionRef =
   | { readonly kind: "url"; readonly url: string; readonly export: string; readonly integrity: string | null }
   /**
    * Built in. `collect(...items)` gives the list of its arguments; `at(value, key)` the element; `identity(value)` the
-   * value (DataNode, alias); `bundle(bytes)` the bytes of a bundle as a `Uint8Array`.
+   * value (DataNode, alias); `bundle(bytes)` the bytes of a bundle as a `Uint8Array`; `run(function, args, kwargs)` what
+   * three pickles of a Python client ask to be called (`client.run`), null for no arguments.
    */
-  | { readonly kind: "builtin"; readonly name: "collect" | "at" | "identity" | "bundle" };
+  | { readonly kind: "builtin"; readonly name: "collect" | "at" | "identity" | "bundle" | "run" };
+
+/** Names of functions that every executor has. */
+export type BuiltinName = Extract<FunctionRef, { kind: "builtin" }>["name"];
+const BUILTIN_NAMES: readonly BuiltinName[] = ["collect", "at", "identity", "bundle", "run"];
 
 /** Stands in the arguments where the value of a dependency goes; one level into arrays is allowed. Tagged plain data. */
 export interface DependencyRef {
@@ -76,6 +81,32 @@ export interface LoadedBundle {
   readonly url: string;
   readonly bytes: Uint8Array;
 }
+
+/**
+ * The name of the TypeScript function that a pickled task or function mentions, as it stands there
+ * (`deno:file:///mod.ts#area`), or null. Finds it without reading the pickle, so it may serve where strangers' pickles
+ * are not read; good for people, not for decisions about what runs.
+ */
+export function functionNameIn(pickle: Uint8Array): string | null {
+  for (let at = pickle.indexOf(PREFIX_CODES[0]!, 2); at >= 0; at = pickle.indexOf(PREFIX_CODES[0]!, at + 1)) {
+    if (!PREFIX_CODES.every((code, i) => pickle[at + i] === code)) continue;
+    // Python and we write texts of less than 256 bytes as this opcode and their length, longer ones by four bytes.
+    const short = pickle[at - 2] === SHORT_BINUNICODE ? pickle[at - 1]! : null;
+    const long = pickle[at - 5] === BINUNICODE
+      ? pickle[at - 4]! + pickle[at - 3]! * 0x100 + pickle[at - 2]! * 0x10000
+      : null;
+    const length = short ?? long;
+    if (length === null || at + length > pickle.byteLength) continue;
+    return new TextDecoder().decode(pickle.subarray(at, at + Math.min(length, NAME_BYTES_MAX)));
+  }
+  return null;
+}
+
+const PREFIX_CODES = [...MODULE_PREFIX].map((character) => character.charCodeAt(0));
+const SHORT_BINUNICODE = 0x8c;
+const BINUNICODE = 0x58;
+/** Bytes of a name that are shown. */
+const NAME_BYTES_MAX = 500;
 
 /** The opcodes of a function reference: they do not touch the memo, so they can be put into any pickle. */
 const encodedFunctions = new WeakMap<FunctionRef, Uint8Array>();
@@ -211,9 +242,11 @@ function decodeFunction(items: readonly PyValue[]): FunctionRef {
     case "url":
       if (typeof a !== "string" || typeof b !== "string" || (typeof c !== "string" && c !== null)) break;
       return { kind, url: a, export: b, integrity: c };
-    case "builtin":
-      if (a !== "collect" && a !== "at" && a !== "identity" && a !== "bundle") break;
-      return { kind, name: a };
+    case "builtin": {
+      const name = BUILTIN_NAMES.find((known) => known === a);
+      if (name === undefined) break;
+      return { kind, name };
+    }
   }
   throw noCall("a function of a kind that is known here", kind);
 }

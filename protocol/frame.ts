@@ -34,6 +34,8 @@ export const SINK_BYTES_MIN = 1 << 16;
 
 /** Size of the buffer that bytes are read into; frames that fit in it are copied out of it. */
 const SCRATCH_BYTES = 1 << 16;
+/** Size of that buffer until one read fills it: most connections say little, and there may be thousands of them. */
+const FIRST_SCRATCH_BYTES = 1 << 13;
 /** Size of that buffer while bytes go through it to a sink. */
 const SINK_SCRATCH_BYTES = 1 << 20;
 /** Frames up to this size share a buffer with their neighbours, so that one of them keeps at most that much alive. */
@@ -57,6 +59,7 @@ export class FrameDecoder {
 
   /** Bytes that are not looked at yet: `#scratch[#start..#end]`. Null while nothing is pending and nobody reads. */
   #scratch: Uint8Array | null = null;
+  #scratchBytes = FIRST_SCRATCH_BYTES;
   #start = 0;
   #end = 0;
 
@@ -85,12 +88,14 @@ export class FrameDecoder {
   space(): Uint8Array {
     const direct = this.#large?.space();
     if (direct !== undefined) return direct;
-    const wanted = this.#large === null ? SCRATCH_BYTES : SINK_SCRATCH_BYTES;
+    const wanted = this.#large === null ? this.#scratchBytes : SINK_SCRATCH_BYTES;
     if (this.#scratch === null || this.#start === this.#end) {
       if (this.#scratch?.byteLength !== wanted) this.#scratch = new Uint8Array(wanted);
       this.#start = this.#end = 0;
     } else if (this.#start > 0 && this.#end === this.#scratch.byteLength) {
-      this.#scratch.copyWithin(0, this.#start, this.#end);
+      const rest = this.#scratch.subarray(this.#start, this.#end);
+      if (this.#scratch.byteLength < wanted) this.#scratch = new Uint8Array(wanted);
+      this.#scratch.set(rest);
       this.#end -= this.#start;
       this.#start = 0;
     }
@@ -104,6 +109,7 @@ export class FrameDecoder {
       this.#large.filled(n);
     } else {
       this.#end += n;
+      if (this.#end === this.#scratch!.byteLength) this.#scratchBytes = SCRATCH_BYTES;
     }
     while (this.#step(messages));
     // An idle connection keeps no more than the usual scratch.

@@ -80,6 +80,15 @@ export function writeGraph(tasks: readonly GraphTask[], token: string, form: Gra
   });
 }
 
+/** One task by itself, as the `run_spec` of a `compute-task` holds it. */
+export function writeRunSpec(task: GraphTask): Uint8Array {
+  return withWriter((writer) => {
+    writeTask(writer, task, new Map(), new Map());
+    writer.op(STOP);
+    return writer.bytes();
+  });
+}
+
 function writeTasks(writer: PickleWriter, tasks: readonly GraphTask[]): void {
   const keys = new Map<Key, number>();
   const functions = new Map<string, number>();
@@ -88,26 +97,35 @@ function writeTasks(writer: PickleWriter, tasks: readonly GraphTask[]): void {
   writer.op(MARK);
   for (const task of tasks) {
     writeKey(writer, task.key, keys);
-    writer.global("dask._task_spec", "Task");
-    writer.op(MARK);
-    writeKey(writer, task.key, keys);
-    const writeDependency = (dependency: Key) => {
-      writer.global("dask._task_spec", "TaskRef");
-      writeKey(writer, dependency, keys);
-      writer.op(TUPLE1);
-      writer.op(REDUCE);
-    };
-    if (task.python !== undefined) {
-      writePythonCall(writer, task.python, (index) => writeDependency(task.dependencies[index]!));
-    } else {
-      writeFunction(writer, task.function, functions);
-      writer.binary(task.payload);
-      for (const dependency of task.dependencies) writeDependency(dependency);
-    }
-    writer.op(TUPLE);
-    writer.op(REDUCE);
+    writeTask(writer, task, keys, functions);
   }
   writer.op(SETITEMS);
+}
+
+function writeTask(
+  writer: PickleWriter,
+  task: GraphTask,
+  keys: Map<Key, number>,
+  functions: Map<string, number>,
+): void {
+  writer.global("dask._task_spec", "Task");
+  writer.op(MARK);
+  writeKey(writer, task.key, keys);
+  const writeDependency = (dependency: Key) => {
+    writer.global("dask._task_spec", "TaskRef");
+    writeKey(writer, dependency, keys);
+    writer.op(TUPLE1);
+    writer.op(REDUCE);
+  };
+  if (task.python !== undefined) {
+    writePythonCall(writer, task.python, (index) => writeDependency(task.dependencies[index]!));
+  } else {
+    writeFunction(writer, task.function, functions);
+    writer.binary(task.payload);
+    for (const dependency of task.dependencies) writeDependency(dependency);
+  }
+  writer.op(TUPLE);
+  writer.op(REDUCE);
 }
 
 function writeKey(writer: PickleWriter, key: Key, keys: Map<Key, number>): void {

@@ -60,6 +60,26 @@ export function keyText(key: Key): string {
   return key.charCodeAt(0) === ESCAPE_CODE ? pythonText(keyToWire(key), true) : key;
 }
 
+/** The name under which dask counts the tasks of one kind: `add` of `add-1f…`, `x` of `('x', 0)`. */
+export function keyPrefix(key: Key): string {
+  let wire = keyToWire(key);
+  while (typeof wire === "object") wire = wire[0] ?? "";
+  if (typeof wire !== "string") return "Other";
+  const [first = "", ...words] = wire.split("-");
+  let prefix = /^\p{L}/u.test(first)
+    ? first
+    : (first.split(",")[0] ?? "").replace(/^[_'()"]+|[_'()"]+$/g, "");
+  for (const word of words) {
+    // Eight letters that begin like a hash are taken for one.
+    if (!/^\p{L}+$/u.test(word) || (word.length === 8 && /^[a-f]/.test(word))) break;
+    prefix += `-${word}`;
+  }
+  if (first === "" || prefix === "") return "Other";
+  if (/^[a-f0-9]{32}$/.test(prefix)) return "data";
+  if (!prefix.startsWith("<")) return prefix;
+  return prefix.replace(/^[<>]+|[<>]+$/g, "").split(/\s/)[0]!.split(".").at(-1)!;
+}
+
 /**
  * Whether a string is its own canonical form. `__proto__` is not, so that no map can be poisoned by it; nor is `$`, the
  * tag of `Serialized` and `Pickled`, so that no map from outside can pass for one and name a file of this machine.

@@ -71,6 +71,30 @@ export function readTaskSpec(pickle: Uint8Array, buffers: readonly Uint8Array[] 
   return spec;
 }
 
+/** Pickles of `()` and of `{}`. */
+const NO_ARGUMENTS = Uint8Array.of(0x80, 4, 0x29, 0x2e);
+const NO_KEYWORDS = Uint8Array.of(0x80, 4, 0x7d, 0x2e);
+
+/**
+ * Reads a call whose function, arguments (a tuple) and keyword arguments (a dict) are pickled each by itself, as
+ * `client.run` sends them; null for no arguments.
+ *
+ * @throws {ProtocolError} when one of them is something else.
+ */
+export function readPickledCall(
+  fn: Uint8Array,
+  args: Uint8Array | null,
+  kwargs: Uint8Array | null,
+): TaskSpec {
+  const pickles = [fn, args ?? NO_ARGUMENTS, kwargs ?? NO_KEYWORDS] as const;
+  const bytes = pickles.reduce((sum, pickle) => sum + pickle.byteLength, 0);
+  return new SpecReader(PARTS_FREE + PARTS_PER_BYTE * bytes).call(
+    decodePickle(pickles[0]),
+    decodePickle(pickles[1]),
+    decodePickle(pickles[2]),
+  );
+}
+
 /** The keys that a task refers to, in the order of their first use. */
 export function specDependencies(spec: TaskSpec): Key[] {
   const keys = new Set<Key>();
@@ -279,6 +303,17 @@ class SpecReader {
       kwargs = kwargsNode;
     }
     if (fn === undefined) throw malformed("Task", "a function");
+    return this.#call(fn, args, kwargs, depth);
+  }
+
+  /** What three pickles say apart. */
+  call(fn: PyValue, args: PyValue, kwargs: PyValue): TaskSpec {
+    if (!isNode(args, "tuple") && !isNode(args, "list")) throw malformed("call", "a tuple of arguments");
+    if (!isNode(kwargs, "dict")) throw malformed("call", "a dict of keyword arguments");
+    return this.#call(fn, args.items, kwargs, 0);
+  }
+
+  #call(fn: PyValue, args: readonly PyValue[], kwargs: PyDict | null, depth: number): TaskSpec {
     const specKwargs = new Map<string, SpecValue>();
     const specArgs: SpecValue[] = [];
     // `partial(partial(f, a), b)(c)` is `f(a, b, c)`; later keyword arguments win.

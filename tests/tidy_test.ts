@@ -45,7 +45,7 @@ const ENTRYPOINTS = [
   "comm/memory.ts",
 ];
 /** Folders whose files are programs or test material, reached by name and not by import. */
-const NOT_SOURCE = /^(tests|examples|bench|scripts|vendor)\//;
+const NOT_SOURCE = /^(tests|examples|bench|chaos|scripts|vendor)\//;
 /** No input, output, clock or chance in here; time and chance are arguments. */
 const PURE =
   /^(base|protocol)\/|\/machine(\/|\.ts$)|^config\/settings\.ts$|^worker\/(command_line|lifetime|metrics)\.ts$/;

@@ -8,7 +8,7 @@ import { type Actor, type Clock, pipe, type Ref, spawn, Timers } from "../actors
 import type { PeerCalls } from "../actors/peer/messages.ts";
 import type { StoreCalls } from "../actors/store/messages.ts";
 import { unreachable } from "../base/assert.ts";
-import { keyText } from "../protocol/key.ts";
+import { keyPrefix, keyText } from "../protocol/key.ts";
 import type { Logger } from "../base/log.ts";
 import { Attempts } from "./attempts.ts";
 import type { ExecutorCall, ExecutorListener, ExecutorPool } from "./execute/executor.ts";
@@ -52,6 +52,8 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
   /** All and only calls that were given by `execute` and have not ended. */
   const calls = new Map<string, Call>();
   const attempts = new Attempts();
+  /** Seconds that tasks ran since they were last asked for, by prefix of key. */
+  let ranSeconds: Record<string, number> = Object.create(null);
   const timers = new Timers<TimerName>(clock, (name, at) => tell({ type: "timer", name, at }));
 
   const actor = spawn<WorkerCalls>("worker", {
@@ -92,6 +94,8 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
       switch (outcome.type) {
         case "succeeded": {
           const { payload, ...rest } = outcome;
+          const prefix = keyPrefix(key);
+          ranSeconds[prefix] = (ranSeconds[prefix] ?? 0) + (outcome.stop - outcome.start) / 1000;
           return pipe(
             store.ask("commit", { key, payload }),
             ({ nbytes }) => tell({ ...rest, type: "execute-succeeded", key, runId, nbytes, at: now() }),
@@ -119,10 +123,25 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
       endCall(key, runId);
       handle({ type: "execute-withdrawn", key, runId, at: now() });
     },
-    counts: (_, asker) => asker.answer({ states: machine.counts(), executing: new Map(machine.executing()) }),
+    counts: ({ anew }, asker) => {
+      asker.answer({ states: machine.counts(), executing: new Map(machine.executing()), ranSeconds });
+      if (anew === true) ranSeconds = Object.create(null);
+    },
+    running: (_, asker) => {
+      const since = machine.executing();
+      asker.answer(
+        [...calls.values()].flatMap(({ execute: { key, runSpec } }) => {
+          const at = since.get(key);
+          return at === undefined ? [] : [{ key, since: at, pickle: runSpec.pickle }];
+        }),
+      );
+    },
     keys: (_, asker) => asker.answer(keysInMemory(machine)),
     snapshot: (_, asker) => asker.answer(machine.snapshot()),
-    story: ({ keys }, asker) => asker.answer(keys.flatMap((key) => machine.story(key))),
+    story: ({ names }, asker) => {
+      const entries = new Set(names.flatMap((name) => machine.story(name)));
+      asker.answer([...entries].sort((a, b) => a.at - b.at));
+    },
   }, { onCrash: parts.onCrash, onStop: () => timers.clearAll() });
 
   const tell = (event: WorkerEvent) => actor.ref.tell("events", [event]);

@@ -7,94 +7,35 @@
 import type { PeerCalls } from "../actors/peer/messages.ts";
 import type { StoreCalls } from "../actors/store/messages.ts";
 import type { Logger } from "../base/log.ts";
+import { keyFromWire } from "../protocol/key.ts";
 import type { Key } from "./machine/events.ts";
 import type { WorkerCounts } from "./messages.ts";
+import type { Monitor, Sample } from "./monitor.ts";
 
-/** Tick of the event-loop probe, ms; also how often memory and CPU are sampled at most. */
-const TICK_MS = 500;
 /** The scheduler's own patience with a silent worker; ours with a silent scheduler. */
 const PATIENCE_MS = 300_000;
 /** Bandwidth assumed before the first transfer, bytes a second; the scheduler assumes the same. */
-const BANDWIDTH_BYTES = 100e6;
-
-/** Figures of this process. `stop` ends its timer. */
-export interface Meter {
-  /** CPU of this process since the last call, percent of one core. */
-  cpu(): number;
-  /** Resident bytes of this process. */
-  rss(): number;
-  /** Longest delay between two ticks in the recent past, seconds. */
-  readonly loopIntervalSeconds: number;
-  /** Ticks so far, and the longest time between two of them since the last call, seconds. */
-  ticks(): { readonly count: number; readonly longestSeconds: number };
-  stop(): void;
-}
-
-/** Starts a meter. */
-export function startMeter(): Meter {
-  let cpuAt = performance.now();
-  let cpuUs = cpuMicroseconds();
-  let tickAt = performance.now();
-  let interval = 0;
-  let ticks = 0;
-  let longest = 0;
-  const timer = setInterval(() => {
-    const at = performance.now();
-    ticks++;
-    longest = Math.max(longest, at - tickAt);
-    // A lone hiccup fades within a few ticks instead of vanishing or staying for ever.
-    interval = Math.max(at - tickAt - TICK_MS, 0) / 2 + interval / 2;
-    tickAt = at;
-  }, TICK_MS);
-  Deno.unrefTimer(timer);
-  return {
-    cpu: () => {
-      const at = performance.now();
-      const us = cpuMicroseconds();
-      const percent = (us - cpuUs) / Math.max(at - cpuAt, 1) / 10;
-      cpuAt = at;
-      cpuUs = us;
-      return percent;
-    },
-    rss: () => Deno.memoryUsage().rss,
-    get loopIntervalSeconds() {
-      return (interval + 1) / 1000;
-    },
-    ticks: () => {
-      const longestSeconds = Math.max(longest, performance.now() - tickAt) / 1000;
-      longest = 0;
-      return { count: ticks, longestSeconds };
-    },
-    stop: () => clearInterval(timer),
-  };
-}
-
-function cpuMicroseconds(): number {
-  // The runtime has it, its type declarations do not; `process.cpuUsage` would load Node's machinery (5 MB).
-  const { cpuUsage } = Deno as unknown as {
-    cpuUsage?: () => { readonly system: number; readonly user: number };
-  };
-  if (cpuUsage === undefined) return 0;
-  const { system, user } = cpuUsage();
-  return system + user;
-}
+export const BANDWIDTH_BYTES = 100e6;
+/** How much a transfer counts in the average bandwidth. */
+const BANDWIDTH_WEIGHT = 0.05;
 
 /** What {@linkcode writeMetrics} is made from. */
 export interface Figures {
   readonly at: number;
-  readonly counts: WorkerCounts;
+  readonly counts: Pick<WorkerCounts, "states" | "executing" | "ranSeconds">;
   readonly store: StoreCalls["usage"]["answer"];
   readonly peer: PeerCalls["usage"]["answer"];
-  readonly cpu: number;
-  readonly rss: number;
+  readonly sample: Sample;
   readonly loopIntervalSeconds: number;
+  /** Of transfers from peers on average, bytes a second. */
+  readonly bandwidth: number;
 }
 
 /** Nothing happened yet: the figures at registration. */
-export function firstFigures(at: number, meter: Meter): Figures {
+export function firstFigures(at: number, monitor: Monitor): Figures {
   return {
     at,
-    counts: { states: {}, executing: new Map() },
+    counts: { states: {}, executing: new Map(), ranSeconds: {} },
     store: { keys: 0, bytes: 0, fileBytes: 0 },
     peer: {
       incomingCount: 0,
@@ -105,23 +46,34 @@ export function firstFigures(at: number, meter: Meter): Figures {
       outgoingBytes: 0,
       bandwidth: {},
     },
-    cpu: 0,
-    rss: meter.rss(),
-    loopIntervalSeconds: meter.loopIntervalSeconds,
+    sample: monitor.sample(),
+    loopIntervalSeconds: monitor.loopIntervalSeconds,
+    bandwidth: BANDWIDTH_BYTES,
   };
+}
+
+/** The average bandwidth after these transfers: per peer the sum of the bandwidths of so many. */
+export function averageBandwidth(before: number, peers: Figures["peer"]["bandwidth"]): number {
+  let average = before;
+  for (const [sum, count] of Object.values(peers)) {
+    const weight = 1 - (1 - BANDWIDTH_WEIGHT) ** count;
+    average += (sum / count - average) * weight;
+  }
+  return average;
 }
 
 /** The `metrics` map as the scheduler and its dashboard read it. */
 export function writeMetrics(figures: Figures): Record<string, unknown> {
-  const { peer, store } = figures;
-  // Per peer: the sum of the bandwidths of so many transfers.
-  const bandwidths = Object.values(peer.bandwidth);
-  const count = bandwidths.reduce((sum, [, n]) => sum + n, 0);
-  const total = count === 0 ? BANDWIDTH_BYTES : bandwidths.reduce((sum, [bytes]) => sum + bytes, 0) / count;
+  const { counts, peer, store, sample } = figures;
+  const ran: Record<Key, number> = Object.create(null);
+  for (const [prefix, seconds] of Object.entries(counts.ranSeconds)) {
+    // "executor" is dask's word for work that no thread of the worker did.
+    ran[keyFromWire(["execute", prefix, "executor", "seconds"])] = seconds;
+  }
   return {
-    task_counts: figures.counts.states,
-    bandwidth: { total, workers: peer.bandwidth, types: {} },
-    digests_total_since_heartbeat: {},
+    task_counts: counts.states,
+    bandwidth: { total: figures.bandwidth, workers: peer.bandwidth, types: {} },
+    digests_total_since_heartbeat: ran,
     managed_bytes: store.bytes,
     spilled_bytes: { memory: 0, disk: 0 },
     transfer: {
@@ -133,13 +85,19 @@ export function writeMetrics(figures: Figures): Record<string, unknown> {
       outgoing_count_total: peer.outgoingCountTotal,
     },
     event_loop_interval: figures.loopIntervalSeconds,
-    cpu: figures.cpu,
+    cpu: sample.cpu,
     // Frames in the RAM-backed folder are this worker's memory, though no process maps them.
-    memory: figures.rss + store.fileBytes,
+    memory: sample.memory + store.fileBytes,
     time: figures.at / 1000,
-    host_net_io: { read_bps: 0, write_bps: 0 },
-    host_disk_io: { read_bps: 0, write_bps: 0 },
-    num_fds: 0,
+    host_net_io: {
+      read_bps: sample["host_net_io.read_bps"],
+      write_bps: sample["host_net_io.write_bps"],
+    },
+    host_disk_io: {
+      read_bps: sample["host_disk_io.read_bps"],
+      write_bps: sample["host_disk_io.write_bps"],
+    },
+    num_fds: sample.num_fds,
   };
 }
 

@@ -95,7 +95,7 @@ async function answer(request: Request, { report, ticks, namespace }: HttpOption
         slots: description.slots,
         latencySeconds,
         ticks: ticks(),
-        rss: figures.rss,
+        rss: Deno.memoryUsage().rss,
       });
       return plain(text, 200, { "content-type": "text/plain; version=0.0.4; charset=utf-8" });
     }

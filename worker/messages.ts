@@ -6,6 +6,16 @@
 import type { Stored } from "../actors/store/messages.ts";
 import type { Outcome } from "./execute/executor.ts";
 import type { Key, WorkerEvent } from "./machine/events.ts";
+import type { StoryEntry } from "./machine/world.ts";
+
+/** A call that runs, for people. */
+export interface RunningCall {
+  readonly key: Key;
+  /** Since when, ms since the epoch. */
+  readonly since: number;
+  /** Its `run_spec` as it came. */
+  readonly pickle: Uint8Array;
+}
 
 /** What the worker is busy with, for heartbeats and for people. */
 export interface WorkerCounts {
@@ -13,6 +23,8 @@ export interface WorkerCounts {
   readonly states: Readonly<Record<string, number>>;
   /** Running calls, with the time since which they run, ms since the epoch. */
   readonly executing: ReadonlyMap<Key, number>;
+  /** Seconds that tasks ran since the last time it was asked to count anew, by prefix of key. */
+  readonly ranSeconds: Readonly<Record<string, number>>;
 }
 
 /** Messages of the worker actor. */
@@ -41,7 +53,10 @@ export type WorkerCalls = {
   };
   /** A call came back from the pool without having run. */
   readonly withdrawn: { readonly ask: { readonly key: Key; readonly runId: number }; readonly answer: void };
-  readonly counts: { readonly ask: Record<never, never>; readonly answer: WorkerCounts };
+  /** `anew`: `ranSeconds` begins at nothing again. */
+  readonly counts: { readonly ask: { readonly anew?: boolean }; readonly answer: WorkerCounts };
+  /** What runs now. */
+  readonly running: { readonly ask: Record<never, never>; readonly answer: readonly RunningCall[] };
   /** The keys in memory. */
   readonly keys: { readonly ask: Record<never, never>; readonly answer: readonly Key[] };
   /** All that the machine knows, for people. */
@@ -49,6 +64,9 @@ export type WorkerCalls = {
     readonly ask: Record<never, never>;
     readonly answer: Readonly<Record<string, unknown>>;
   };
-  /** What happened to these keys, oldest first. */
-  readonly story: { readonly ask: { readonly keys: readonly Key[] }; readonly answer: readonly unknown[] };
+  /** What happened to these keys, and by these stimuli, oldest first. */
+  readonly story: {
+    readonly ask: { readonly names: readonly string[] };
+    readonly answer: readonly StoryEntry[];
+  };
 };

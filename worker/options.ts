@@ -147,11 +147,7 @@ export async function readOptions(given: string | WorkerOptions = {}): Promise<W
     if (Number.isInteger(port) && port >= 0 && port <= 65_535) continue;
     throw new RangeError(`Cannot listen on port ${port}: expected a number from 0 to 65535`);
   }
-  for (const [name, amount] of Object.entries(options.resources ?? {})) {
-    if (!Number.isFinite(amount) || amount < 0) {
-      throw new RangeError(`Cannot offer ${amount} of resource "${name}": expected a number of at least 0`);
-    }
-  }
+  checkResources(options.resources ?? {});
   if (options.protocol !== undefined && options.protocol !== "tcp" && options.protocol !== "tls") {
     throw new TypeError(`Cannot use the protocol "${options.protocol}": expected "tcp" or "tls"`);
   }
@@ -191,6 +187,15 @@ export async function readOptions(given: string | WorkerOptions = {}): Promise<W
     ...(options.transport === undefined ? {} : { transport: options.transport }),
     validate: options.validate ?? false,
   };
+}
+
+/** Throws a {@linkcode RangeError} that names the first amount that makes no sense. */
+export function checkResources(resources: Readonly<Record<string, number>>): void {
+  for (const [name, amount] of Object.entries(resources)) {
+    if (!Number.isFinite(amount) || amount < 0) {
+      throw new RangeError(`Cannot offer ${amount} of resource "${name}": expected a number of at least 0`);
+    }
+  }
 }
 
 function refuseUnavailable(options: WorkerOptions): void {

@@ -7,7 +7,7 @@ import type { Logger } from "../base/log.ts";
 import { type Channel, openChannel } from "../comm/channel.ts";
 import type { Comm, Transport } from "../comm/comm.ts";
 import { CommClosedError, DaskError, TlsError } from "../protocol/errors.ts";
-import { type Fields, readNumber, readRecord, readString } from "../protocol/read.ts";
+import { type Fields, readNullable, readNumber, readRecord, readString } from "../protocol/read.ts";
 import { checkRelease } from "../protocol/release.ts";
 
 /** One attempt to reach the scheduler takes at most this, ms. */
@@ -157,14 +157,15 @@ export interface Introduction {
 }
 
 /**
- * Registers. Afterwards the channel is the stream; what it brings next may be tasks already.
+ * Registers; `plugins` are the names of the plugins that workers are to have. Afterwards the channel is the stream; what
+ * it brings next may be tasks already.
  *
  * @throws {DaskError} with the scheduler's own words when it refuses.
  */
 export async function register(
   channel: Channel,
   introduction: Introduction,
-): Promise<{ readonly clockMs: number; readonly heartbeatMs: number }> {
+): Promise<{ readonly clockMs: number; readonly heartbeatMs: number; readonly plugins: readonly string[] }> {
   const startedAt = Date.now();
   const reply = readRecord(
     await ask(channel, {
@@ -197,6 +198,9 @@ export async function register(
   return {
     clockMs: time - (startedAt + Date.now()) / 2,
     heartbeatMs: readNumber(reply["heartbeat-interval"], "register-worker reply.heartbeat-interval") * 1000,
+    plugins: Object.keys(
+      readNullable(reply["worker-plugins"], "register-worker reply.worker-plugins", readRecord) ?? {},
+    ),
   };
 }
 

@@ -8,12 +8,13 @@ import type { Ref } from "../actors/kernel/mod.ts";
 import type { PeerCalls } from "../actors/peer/messages.ts";
 import { filesIn, type StoreCalls } from "../actors/store/mod.ts";
 import type { Logger } from "../base/log.ts";
-import { serialized } from "../protocol/envelope.ts";
+import type { ServerRequest } from "../comm/server.ts";
 import { DaskError } from "../protocol/errors.ts";
 import { type Key, keyText, keyToWire } from "../protocol/key.ts";
 import {
   type Fields,
   readArray,
+  readBoolean,
   readKey,
   readKeyMap,
   readKeys,
@@ -22,18 +23,12 @@ import {
   readSerialized,
   readString,
 } from "../protocol/read.ts";
-import { errorData, writeException } from "../protocol/remote_error.ts";
+import type { Outcome } from "./execute/executor.ts";
 import type { LogRing } from "./log_ring.ts";
-import type { Address } from "./machine/events.ts";
+import type { Address, RunSpec } from "./machine/events.ts";
 import type { WorkerCalls } from "./messages.ts";
+import type { Monitor } from "./monitor.ts";
 import { readWhoHas } from "./wire.ts";
-
-/** A request: its op, and its fields without `op`, `reply` and `close`. */
-export interface RpcRequest {
-  readonly op: string;
-  readonly fields: Fields;
-  readonly peer: string;
-}
 
 /** What the answers are made from. */
 export interface RpcParts {
@@ -45,9 +40,18 @@ export interface RpcParts {
   /** The scheduler's own answer to `versions`: being equal to it, nobody warns of a mismatch. */
   readonly versions: unknown;
   readonly describe: () => WorkerDescription;
+  readonly monitor: Monitor;
+  /** Runs a call that is no task in an executor of its own. */
+  readonly callAside: (spec: RunSpec) => Promise<Outcome>;
+  /** Asks another server; large answers stay in memory. */
+  readonly ask: (address: Address, request: { readonly op: string }) => Promise<unknown>;
   /** Asks the scheduler for the holders of keys. */
   readonly whoHas: (keys: readonly Key[]) => Promise<ReadonlyMap<Key, readonly Address[]>>;
-  readonly close: (reason: string) => void;
+  /**
+   * Ends the worker; `again`: another one is to be started in its place. Resolves when it has left the scheduler, before
+   * it has ended.
+   */
+  readonly close: (reason: string, again?: boolean) => Promise<void>;
 }
 
 /** The worker for people. */
@@ -59,13 +63,22 @@ export interface WorkerDescription {
   readonly status: string;
   readonly slots: number;
   readonly memoryLimitBytes: number | null;
+  readonly localDirectory: string;
+  /** Whether somebody starts another worker when this one ends. */
+  readonly nanny: boolean;
 }
 
 type Answer = (fields: Fields, parts: RpcParts, files: Set<string>) => unknown;
 
+/** How code reaches a TypeScript worker, for those who try otherwise. */
+const CODE_TRAVELS = "a TypeScript worker loads functions by the URL of their module, as " +
+  'methodcaller("deno:<module URL>#<export>"), or gets them with the tasks of TypeScript clients';
+
 /** One line per op; an op that is not here is answered with null, as every dask server does. `get_data` is the peer's. */
 const ANSWERS: Readonly<Record<string, Answer>> = {
   ping: () => new TextEncoder().encode("pong"),
+  echo: ({ data }) => data ?? null,
+  connection_stream: () => refuse("connection_stream", "the one stream of a worker is the scheduler's"),
   update_data: updateData,
   gather,
   free_keys: freeKeys,
@@ -88,58 +101,85 @@ const ANSWERS: Readonly<Record<string, Answer>> = {
     description: { filename: "", name: "", line_number: 0, line: "" },
   }),
   profile_metadata: () => ({ counts: [], keys: [] }),
-  get_story: async (fields, { worker }) => {
-    const keys = readArray(fields["keys_or_stimuli"], "get_story.keys_or_stimuli", readKey);
-    return plain(await worker.ask("story", { keys }));
+  get_story: getStory,
+  get_monitor_info: (fields, { monitor }) => {
+    const recent = readNullable(fields["recent"], "get_monitor_info.recent", readBoolean) ?? false;
+    const start = readNullable(fields["start"], "get_monitor_info.start", readNumber) ?? 0;
+    return {
+      range_query: recent ? monitor.recent() : monitor.since(start),
+      count: monitor.count,
+      last_time: monitor.lastTime,
+    };
   },
-  get_monitor_info: () => ({ range_query: {}, count: 0, last_time: null }),
   dump_state: dumpState,
-  terminate: (fields, { close }) => {
-    const reason = readNullable(fields["reason"], "terminate.reason", readString) ?? "asked to terminate";
-    // The answer goes out first.
-    setTimeout(() => close(reason), 0);
-    return "OK";
-  },
-  "plugin-add": (fields, parts) => acceptPlugin("plugin-add", fields, parts),
-  "plugin-remove": (fields, parts) => acceptPlugin("plugin-remove", fields, parts),
-  run: () => refusedFunction("run"),
-  run_coroutine: () => refusedFunction("run_coroutine"),
-  upload_file: () => refuse("upload_file", "a TypeScript worker loads modules by URL, it takes no files"),
+  terminate,
+  "plugin-add": ignorePlugin,
+  "plugin-remove": () => ({ status: "OK" }),
+  run: async (...all) => (await import("./run_function.ts")).runFunction("run", ...all),
+  run_coroutine: async (...all) => (await import("./run_function.ts")).runFunction("run_coroutine", ...all),
+  upload_file: () => refuse("upload_file", `${CODE_TRAVELS}; it takes no files`),
   actor_execute: () => refuse("actor_execute", "a TypeScript worker holds no actors of Python clients"),
   actor_attribute: () => refuse("actor_attribute", "a TypeScript worker holds no actors of Python clients"),
-  benchmark_disk: () => refuse("benchmark_disk", "a TypeScript worker runs no benchmarks of itself"),
-  benchmark_memory: () => refuse("benchmark_memory", "a TypeScript worker runs no benchmarks of itself"),
-  benchmark_network: () => refuse("benchmark_network", "a TypeScript worker runs no benchmarks of itself"),
+  benchmark_disk: async (_, { describe }) =>
+    (await import("./benchmarks.ts")).benchmarkDisk(describe().localDirectory),
+  benchmark_memory: async () => (await import("./benchmarks.ts")).benchmarkMemory(),
+  benchmark_network: async (fields, { ask }) => {
+    const address = readString(fields["address"], "benchmark_network.address");
+    return (await import("./benchmarks.ts")).benchmarkNetwork((request) => ask(address, request));
+  },
 };
 
-/** Whether {@linkcode answerRpc} knows the op. */
-export function isKnownOp(op: string): boolean {
-  return Object.hasOwn(ANSWERS, op);
-}
+/** The ops that {@linkcode answerRpc} knows. */
+export const RPC_OPS: readonly string[] = Object.keys(ANSWERS);
 
 /**
  * Answers one request.
  *
  * @throws {ProtocolError | DaskError} what the caller is to be told as an uncaught error.
  */
-export async function answerRpc(request: RpcRequest, parts: RpcParts): Promise<unknown> {
-  // Large frames of a request arrived in files of the store's folder; those that nobody takes over are given back.
-  const files = new Set(filesIn(request.fields));
+export async function answerRpc(
+  request: ServerRequest,
+  parts: RpcParts,
+): Promise<unknown> {
+  // Large frames of a request arrived in files of the store's folder; those that nobody takes over are given back, when
+  // the answer, which may hold them, has gone.
+  const files = new Set(filesIn([request.fields, request.serializers]));
   try {
-    if (!isKnownOp(request.op)) return null;
+    if (!Object.hasOwn(ANSWERS, request.op)) return null;
     return await ANSWERS[request.op]?.(request.fields, parts, files) ?? null;
   } finally {
-    for (const file of files) parts.store.tell("discard", { file });
+    void request.acknowledged().then(() => discard(files, parts.store));
   }
+}
+
+/** Gives back the files of a request that nobody takes over. */
+export function discardFiles(request: ServerRequest, store: Ref<StoreCalls>): void {
+  discard(filesIn([request.fields, request.serializers]), store);
+}
+
+/** Gives back files of the store's folder. */
+export function discard(files: Iterable<string>, store: Ref<StoreCalls>): void {
+  for (const file of files) store.tell("discard", { file });
 }
 
 async function updateData(fields: Fields, { store, worker }: RpcParts, files: Set<string>): Promise<unknown> {
   const data = readKeyMap(fields["data"], "update_data.data", readSerialized);
   const nbytes = new Map<Key, number>();
-  for (const [key, { payload }] of data) {
-    const stored = await store.ask("commit", { key, payload });
-    for (const file of filesIn(payload)) files.delete(file);
-    nbytes.set(key, stored.nbytes);
+  try {
+    for (const [key, { payload }] of data) {
+      for (const file of filesIn(payload)) files.delete(file); // the store's now, also when it refuses them
+      const stored = await store.ask("commit", { key, payload });
+      nbytes.set(key, stored.nbytes);
+    }
+  } catch (error) {
+    // All or nothing: what is here already would never be freed.
+    const [at, stimulusId] = [Date.now(), "update-data-failed"];
+    const keys = [...nbytes.keys()];
+    await worker.ask("events", [
+      { type: "data-added", nbytes, at },
+      { type: "free-keys", keys, stimulusId, at },
+    ]);
+    throw error;
   }
   await worker.ask("events", [{ type: "data-added", nbytes, at: Date.now() }]);
   return { nbytes: writeKeyMap(nbytes), status: "OK" };
@@ -204,57 +244,82 @@ async function freeKeys(fields: Fields, { worker }: RpcParts): Promise<null> {
   return null;
 }
 
+/** What runs, in the lines that dask's tools print. Of a task's inside nothing is known while it runs. */
 async function callStack(fields: Fields, { worker }: RpcParts): Promise<unknown> {
   const keys = readNullable(fields["keys"], "call_stack.keys", readKeys);
-  const { executing } = await worker.ask("counts", {});
   const now = Date.now();
   const stacks: Record<Key, string[]> = Object.create(null);
-  for (const [key, since] of executing) {
+  const running = await worker.ask("running", {});
+  if (running.length === 0) return stacks;
+  const { functionNameIn } = await import("../protocol/call.ts");
+  for (const { key, since, pickle } of running) {
     if (keys !== null && !keys.includes(key)) continue;
+    const seconds = ((now - since) / 1000).toFixed(1);
     stacks[key] = [
-      `TypeScript function in an executor process, running for ${((now - since) / 1000).toFixed(1)} s`,
+      `  Task ${keyText(key)}, for ${seconds} s, in an executor process\n`,
+      `  ${functionNameIn(pickle) ?? "A function without a name"}\n`,
     ];
   }
   return stacks;
 }
 
-async function dumpState(_: Fields, { worker, store, describe, log }: RpcParts): Promise<unknown> {
-  const { id, address, name, status, slots, memoryLimitBytes } = describe();
-  return {
+/** Each step as dask's own workers tell it: key, from, to as asked and as done, what else followed, cause, time. */
+async function getStory(fields: Fields, { worker }: RpcParts): Promise<unknown> {
+  const names = readArray(fields["keys_or_stimuli"], "get_story.keys_or_stimuli", readKey);
+  const story = await worker.ask("story", { names });
+  return story.map(({ key, from, to, cause, at }) => [keyToWire(key), from, to, to, {}, cause, at / 1000]);
+}
+
+/** Named as Python's workers name it, as far as it is the same, so that readers of cluster dumps find their way. */
+async function dumpState(
+  fields: Fields,
+  { worker, store, monitor, describe, log }: RpcParts,
+): Promise<unknown> {
+  const exclude = new Set(readNullable(fields["exclude"], "dump_state.exclude", readNames) ?? []);
+  const { id, address, name, scheduler, status, slots, memoryLimitBytes, localDirectory } = describe();
+  const { tasks, ...state } = await worker.ask("snapshot", {});
+  return plain({
     type: "Worker",
     language: "typescript",
     id,
     address,
     name,
+    scheduler,
     status,
     nthreads: slots,
     memory_limit: memoryLimitBytes,
-    state: plain(await worker.ask("snapshot", {})),
+    local_directory: localDirectory,
+    tasks,
+    state,
     store: await store.ask("usage", {}),
-    logs: log.newestFirst(0, Infinity, false),
-  };
+    monitor: monitor.recent(),
+    logs: log.newestFirst(0, Infinity, true),
+  }, exclude);
 }
 
-function acceptPlugin(op: string, fields: Fields, { logger }: RpcParts): unknown {
-  const name = readNullable(fields["name"], `${op}.name`, readString) ?? "without a name";
-  // Refusing would make the call fail for the Python workers as well, which can use it.
-  logger.log("debug", `Ignored ${op} of plugin "${name}": a TypeScript worker runs no Python plugins`);
+function readNames(value: unknown, path: string): readonly string[] {
+  return readArray(value, path, readString);
+}
+
+/** `timeout` and `executor_wait` are dask's: here the end has limits of its own. The answer goes out first. */
+function terminate(fields: Fields, { close, describe }: RpcParts): string {
+  const reason = readNullable(fields["reason"], "terminate.reason", readString) ?? "asked to terminate";
+  readNullable(fields["timeout"], "terminate.timeout", readNumber);
+  const nanny = readNullable(fields["nanny"], "terminate.nanny", readBoolean) ?? true;
+  setTimeout(() => void close(reason, !nanny && describe().nanny), 0);
+  return "OK";
+}
+
+/** Refusing would make the call fail for the Python workers as well, which can use the plugin. */
+function ignorePlugin(fields: Fields, { logger }: RpcParts): unknown {
+  const name = readNullable(fields["name"], "plugin-add.name", readString) ?? "without a name";
+  warnOfPlugin(name, logger);
   return { status: "OK" };
 }
 
-function refusedFunction(op: string): unknown {
-  const error = new DaskError(`Cannot ${op} this function: a TypeScript worker runs no Python functions`);
-  const { exception, traceback, exceptionText, tracebackText } = writeException({
-    ...errorData(error),
-    stack: "",
-  });
-  return {
-    status: "error",
-    exception: serialized(exception),
-    traceback,
-    exception_text: exceptionText,
-    traceback_text: tracebackText,
-  };
+/** Tells that a plugin does nothing here. */
+export function warnOfPlugin(name: string, logger: Logger): void {
+  logger.log("warning", `Ignored the plugin "${name}": a TypeScript worker runs no Python plugins`);
 }
 
 function refuse(op: string, reason: string): never {
@@ -267,13 +332,18 @@ function writeKeyMap<T>(map: ReadonlyMap<Key, T>): Record<Key, T> {
   return record;
 }
 
-/** What msgpack can carry of a story: Maps as maps, bytes by their length. */
-function plain(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(plain);
+/** What msgpack, JSON and YAML can carry of our own state: keys as people read them, bytes by their length. */
+function plain(value: unknown, exclude: ReadonlySet<string>): unknown {
+  const record = (entries: Iterable<[unknown, unknown]>) =>
+    Object.fromEntries(
+      [...entries].filter(([name]) => !exclude.has(String(name)))
+        .map(([name, item]) => [keyText(String(name)), plain(item, exclude)]),
+    );
+  if (Array.isArray(value) || value instanceof Set) return [...value].map((item) => plain(item, exclude));
   if (value instanceof Uint8Array) return `<${value.byteLength} bytes>`;
-  if (value instanceof Map) {
-    return Object.fromEntries([...value].map(([key, item]) => [String(key), plain(item)]));
-  }
+  if (value instanceof Map) return record(value);
+  if (typeof value === "string") return keyText(value);
+  if (typeof value === "number" && !Number.isFinite(value)) return String(value);
   if (typeof value !== "object" || value === null) return value === undefined ? null : value;
-  return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, plain(item)]));
+  return record(Object.entries(value));
 }

@@ -15,30 +15,33 @@ import { formatAddress, isWildcardHost, parseAddress } from "../protocol/address
 import { decodeMessage, serialized } from "../protocol/envelope.ts";
 import { DaskError } from "../protocol/errors.ts";
 import { type Key, keyText, keyToWire } from "../protocol/key.ts";
+import type { Frame } from "../protocol/payload.ts";
 import { readRecord } from "../protocol/read.ts";
 import { errorData, writeException } from "../protocol/remote_error.ts";
 import { listenerTo, startWorkerActor } from "./actor.ts";
 import { type Directories, makeDirectories } from "./directories.ts";
-import type { ExecutorPool } from "./execute/executor.ts";
+import type { CallsAside } from "./execute/aside.ts";
+import type { ExecutorListener, ExecutorPool, Outcome } from "./execute/executor.ts";
 import { startProcessPool } from "./execute/processes.ts";
 import {
+  averageBandwidth,
+  BANDWIDTH_BYTES,
   type Figures,
   firstFigures,
-  type Meter,
   startHeartbeats,
-  startMeter,
   writeExecuting,
   writeMetrics,
 } from "./heartbeat.ts";
 import { nextWait, retireAfterMs } from "./lifetime.ts";
 import { LogRing } from "./log_ring.ts";
-import type { Address, WorkerEvent, WorkerStatus } from "./machine/events.ts";
+import type { Address, RunSpec, WorkerEvent, WorkerStatus } from "./machine/events.ts";
 import { WorkerMachine } from "./machine/machine.ts";
 import type { WorkerCalls } from "./messages.ts";
-import { readOptions, type WorkerOptions, type WorkerSettings } from "./options.ts";
+import { Monitor, type Sample } from "./monitor.ts";
+import { checkResources, readOptions, type WorkerOptions, type WorkerSettings } from "./options.ts";
 import { listenOnFree } from "./ports.ts";
 import { askVersions, type Connection, connectScheduler, register } from "./registration.ts";
-import { answerRpc, type RpcParts, type WorkerDescription } from "./rpc.ts";
+import { answerRpc, discardFiles, type RpcParts, warnOfPlugin, type WorkerDescription } from "./rpc.ts";
 import {
   type FromScheduler,
   readFromScheduler,
@@ -57,13 +60,19 @@ const SCHEDULER_BATCH_MS = 5;
 /** Each step of a farewell may take this long, ms. */
 const FAREWELL_MS_MAX = 1_500;
 
+/** The scheduler believes that a task is here, and it is not: only our end makes it place the task again. */
+const TASK_LOST = "a compute-task could not be read";
+
 /** How a worker ended. */
 export interface WorkerEnd {
   /** In words, for people. */
   readonly reason: string;
   /** Whether a bug of ours ended it. */
   readonly crashed: boolean;
-  /** Whether its owner should start another one: its lifetime was over, and `lifetimeRestart` was set. */
+  /**
+   * Whether its owner should start another one: its lifetime was over and `lifetimeRestart` was set, or it was asked to
+   * make room for another.
+   */
   readonly restart: boolean;
 }
 
@@ -92,6 +101,12 @@ export interface WorkerHandle extends AsyncDisposable {
    * still runs then is run again elsewhere.
    */
   retire(reason?: string): Promise<void>;
+  /**
+   * Changes the amounts of resources named here, as `{ GPU: 2 }`, and tells the scheduler. Resolves when that knows.
+   *
+   * @throws {RangeError} for an amount that is no number of at least 0.
+   */
+  setResources(resources: Readonly<Record<string, number>>): Promise<void>;
   /** Leaves the cluster and ends all its processes. Idempotent. */
   close(reason?: string): Promise<void>;
 }
@@ -151,7 +166,7 @@ class Worker implements WorkerHandle {
   /** Connections to the scheduler, and to peers. */
   readonly #rpc: RpcPool;
   readonly #peers: RpcPool;
-  readonly #meter: Meter = startMeter();
+  readonly #monitor = new Monitor(() => this.#pool?.processes() ?? []);
   /** What ends with the worker, last first. */
   readonly #parts = new AsyncDisposableStack();
   /** The scheduler's clock minus ours, ms. */
@@ -160,12 +175,14 @@ class Worker implements WorkerHandle {
   #pool: ExecutorPool | null = null;
   #machine: WorkerMachine | null = null;
   #actor: Ref<WorkerCalls> | null = null;
+  #aside: Promise<CallsAside> | null = null;
+  #bandwidth = BANDWIDTH_BYTES;
   #setOutgoingMax: (outgoingMax: number) => void = () => {};
   #stopHeartbeats: () => void = () => {};
   #keepAlive: ReturnType<typeof setInterval> | undefined;
   #lifetime: ReturnType<typeof setTimeout> | undefined;
-  /** CPU between the last two heartbeats, percent of one core. */
-  #cpu = 0;
+  /** At the last heartbeat. */
+  #lastSample: Sample = this.#monitor.sample();
   /** Duration of the last heartbeat, seconds. */
   #latencySeconds = 0;
   /** Set by the first who wants it to retire. */
@@ -173,6 +190,8 @@ class Worker implements WorkerHandle {
   #restart = false;
   /** Set once, by the first who wants the end. */
   #closing: Promise<void> | null = null;
+  /** Resolves when a closing worker has taken its leave of the scheduler. */
+  readonly #left = Promise.withResolvers<void>();
   #end: (end: WorkerEnd) => void;
 
   constructor(settings: WorkerSettings, log: LogRing, directories: Directories, connection: Connection) {
@@ -203,7 +222,7 @@ class Worker implements WorkerHandle {
     const { channel } = this.#connection;
     const logger: Logger = this.#log;
     const onCrash = (part: string) => (error: Error) => this.#crash(part, error);
-    this.#parts.defer(() => this.#meter.stop());
+    this.#parts.defer(() => this.#monitor.stop());
     const versions = await askVersions(channel, logger);
 
     const { frames, sockets, roomBytes } = this.#directories;
@@ -212,17 +231,19 @@ class Worker implements WorkerHandle {
     );
     this.#parts.use(this.#rpc);
     this.#parts.use(this.#peers);
-    const pool = startProcessPool({
-      slots: this.slots,
-      directory: frames ?? sockets,
-      socketDirectory: sockets,
-      scheduler: settings.scheduler,
-      tls: settings.tls,
-      listener: listenerTo(() => this.#actor!, systemClock),
-      logger,
-      preload: settings.preload,
-      ...(settings.permissions === undefined ? {} : { permissions: settings.permissions }),
-    });
+    const startPool = (slots: number, listener: ExecutorListener) =>
+      startProcessPool({
+        slots,
+        directory: frames ?? sockets,
+        socketDirectory: sockets,
+        scheduler: settings.scheduler,
+        tls: settings.tls,
+        listener,
+        logger,
+        preload: settings.preload,
+        ...(settings.permissions === undefined ? {} : { permissions: settings.permissions }),
+      });
+    const pool = startPool(this.slots, listenerTo(() => this.#actor!, systemClock));
     this.#pool = this.#parts.use(pool);
     // Executors warm up while the rest is made.
     const warm = pool.ready();
@@ -236,6 +257,7 @@ class Worker implements WorkerHandle {
       await this.#listen(channel.local, async (request) => {
         const { parts, peer } = await answering.promise;
         if (request.op !== "get_data") return { reply: await answerRpc(request, parts) };
+        discardFiles(request, store.ref); // nothing large is of use in such a request
         const answer = await peer.answerGetData(request.fields, request.peer, request.serializers);
         void request.acknowledged().then(() => answer.done());
         return answer;
@@ -282,13 +304,19 @@ class Worker implements WorkerHandle {
       log: this.#log,
       versions,
       describe: () => this.#describe(),
+      monitor: this.#monitor,
+      callAside: (spec) => this.#callAside(spec, (listener) => startPool(1, listener)),
+      ask: (address, request) => this.#rpc.call(address, request),
       whoHas: (keys) => this.#whoHas(keys),
-      close: (reason) => void this.close(reason),
+      close: (reason, again = false) => {
+        void this.#close(reason, "self", again);
+        return this.#left.promise;
+      },
     };
     answering.resolve({ parts, peer });
-    const figures = async (cpu: number): Promise<Figures> => {
+    const figures = async (sample: Sample, anew: boolean): Promise<Figures> => {
       const [counts, stored, transfers] = await Promise.all([
-        actor.ref.ask("counts", {}),
+        actor.ref.ask("counts", { anew }),
         store.ref.ask("usage", {}),
         peer.ref.ask("usage", {}),
       ]);
@@ -297,19 +325,19 @@ class Worker implements WorkerHandle {
         counts,
         store: stored,
         peer: transfers,
-        cpu,
-        rss: this.#meter.rss(),
-        loopIntervalSeconds: this.#meter.loopIntervalSeconds,
+        sample,
+        loopIntervalSeconds: this.#monitor.loopIntervalSeconds,
+        bandwidth: this.#bandwidth = averageBandwidth(this.#bandwidth, anew ? transfers.bandwidth : {}),
       };
     };
 
     await warm;
     settings.signal?.throwIfAborted();
     if (settings.dashboard !== null) {
-      await this.#serveHttp(settings.dashboard, () => figures(this.#cpu));
+      await this.#serveHttp(settings.dashboard, () => figures(this.#lastSample, false));
     }
     const nanny = await settings.nanny?.(this.#server.address) ?? null;
-    const { clockMs, heartbeatMs } = await register(channel, {
+    const { clockMs, heartbeatMs, plugins } = await register(channel, {
       id: this.id,
       address: this.address,
       name: settings.name ?? this.address,
@@ -318,18 +346,20 @@ class Worker implements WorkerHandle {
       resources: settings.resources,
       localDirectory: frames ?? sockets,
       versions,
-      metrics: writeMetrics(firstFigures(Date.now(), this.#meter)),
+      metrics: writeMetrics(firstFigures(Date.now(), this.#monitor)),
       dashboardPort: this.dashboardPort,
       nanny: nanny === null ? null : this.#contactAddress(nanny, channel.local),
     });
+    // The scheduler itself brings that one along for its shuffles, of which a TypeScript worker has no part.
+    for (const name of plugins) if (name !== "shuffle") warnOfPlugin(name, logger);
     this.#clockMs = clockMs;
     this.#takeStatus("running", `worker-status-change-${Date.now() / 1000}`);
     void this.#readStream();
     const heartbeats = startHeartbeats({
       intervalMs: heartbeatMs,
       beat: async (signal) => {
-        this.#cpu = this.#meter.cpu();
-        const current = await figures(this.#cpu);
+        this.#lastSample = this.#monitor.sample();
+        const current = await figures(this.#lastSample, true);
         const startedAt = performance.now();
         const reply = await this.#rpc.call(settings.scheduler, {
           op: "heartbeat_worker",
@@ -360,6 +390,16 @@ class Worker implements WorkerHandle {
 
   retire(reason = "retired by its owner"): Promise<void> {
     return this.#retiring ??= this.#retire(reason);
+  }
+
+  async setResources(resources: Readonly<Record<string, number>>): Promise<void> {
+    checkResources(resources);
+    await this.#actor?.ask("events", [{ type: "resources-changed", resources, at: Date.now() }]);
+    await this.#rpc.call(this.#settings.scheduler, {
+      op: "set_resources",
+      worker: this.address,
+      resources,
+    });
   }
 
   close(reason = "closed by its owner"): Promise<void> {
@@ -400,9 +440,20 @@ class Worker implements WorkerHandle {
   }
 
   #describe(): WorkerDescription {
-    const { scheduler, memoryLimitBytes } = this.#settings;
+    const { scheduler, memoryLimitBytes, nanny } = this.#settings;
     const { id, address, name, status, slots } = this;
-    return { id, address, name, scheduler, status, slots, memoryLimitBytes };
+    const { frames, sockets } = this.#directories;
+    return {
+      id,
+      address,
+      name,
+      scheduler,
+      status,
+      slots,
+      memoryLimitBytes,
+      localDirectory: frames ?? sockets,
+      nanny: nanny !== null,
+    };
   }
 
   #listen(local: string, handler: ServerHandler): Promise<Server> {
@@ -430,7 +481,7 @@ class Worker implements WorkerHandle {
         latencySeconds: this.#latencySeconds,
         logs: this.#log.newestFirst(0, Infinity, true),
       }),
-      ticks: () => this.#meter.ticks(),
+      ticks: () => this.#monitor.ticks(),
       namespace: this.#settings.config.prometheusNamespace ?? "dask",
     }));
     this.dashboardPort = server.port;
@@ -501,6 +552,7 @@ class Worker implements WorkerHandle {
       } catch (error) {
         // The frames were whole, so the next message begins where it should.
         this.#log.log("error", `Skipped a message of the scheduler: ${(error as Error).message}`);
+        if (mentionsTask(frames)) void this.#close(TASK_LOST, "self");
         continue;
       }
       this.#handleBatch(message);
@@ -543,8 +595,7 @@ class Worker implements WorkerHandle {
     const task = readRefusable(message);
     if (task !== null) return this.#refuseTask(task.key, task.runId, error.message);
     const op = typeof message === "object" && message !== null && "op" in message ? message.op : null;
-    // The scheduler believes that a task is here, and it is not: only our end makes it place the task again.
-    if (op === "compute-task") void this.#close("a compute-task could not be read", "self");
+    if (op === "compute-task") void this.#close(TASK_LOST, "self");
   }
 
   #refuseTask(key: Key, runId: number, reason: string): void {
@@ -566,6 +617,14 @@ class Worker implements WorkerHandle {
     this.#connection.channel.sendBatched(message);
   }
 
+  /** What such calls need is loaded with the first one. */
+  async #callAside(spec: RunSpec, start: (listener: ExecutorListener) => ExecutorPool): Promise<Outcome> {
+    this.#aside ??= import("./execute/aside.ts").then(({ CallsAside }) =>
+      this.#parts.use(new CallsAside(start))
+    );
+    return await (await this.#aside).call(spec);
+  }
+
   async #whoHas(keys: readonly Key[]): Promise<ReadonlyMap<Key, readonly Address[]>> {
     const reply = await this.#rpc.call(this.#settings.scheduler, {
       op: "who_has",
@@ -579,12 +638,12 @@ class Worker implements WorkerHandle {
     void this.#close(`its ${part} crashed`, "crash");
   }
 
-  #close(reason: string, by: "self" | "scheduler" | "crash"): Promise<void> {
-    this.#closing ??= this.#closeOnce(reason, by);
+  #close(reason: string, by: "self" | "scheduler" | "crash", restart = false): Promise<void> {
+    this.#closing ??= this.#closeOnce(reason, by, restart);
     return this.#closing;
   }
 
-  async #closeOnce(reason: string, by: "self" | "scheduler" | "crash"): Promise<void> {
+  async #closeOnce(reason: string, by: "self" | "scheduler" | "crash", restart: boolean): Promise<void> {
     this.#log.log("info", `Closing worker at ${this.address}: ${reason}`);
     const { channel } = this.#connection;
     this.#settings.signal?.removeEventListener("abort", this.#onAbort);
@@ -608,6 +667,7 @@ class Worker implements WorkerHandle {
       // What it had already said to us comes within one interval of its stream; closing sooner would fill its log.
       await new Promise((resolve) => setTimeout(resolve, SCHEDULER_BATCH_MS * 3));
     }
+    this.#left.resolve();
     this.#send({ op: "close-stream" });
     await within(channel.flush());
     await within(channel.close());
@@ -619,13 +679,19 @@ class Worker implements WorkerHandle {
     }
     await this.#directories[Symbol.asyncDispose]();
     this.status = "closed";
-    this.#end({ reason, crashed: by === "crash", restart: this.#restart });
+    this.#end({ reason, crashed: by === "crash", restart: restart || this.#restart });
   }
 
   readonly #onAbort = (): void => {
     this.#restart = false;
     void this.close("its signal was aborted");
   };
+}
+
+/** Whether a message that cannot be decoded may have held a task. */
+function mentionsTask(frames: readonly Frame[]): boolean {
+  const [head] = frames;
+  return head instanceof Uint8Array && new TextDecoder("latin1").decode(head).includes("compute-task");
 }
 
 /** Waits for a step of the farewell, not for ever, and whatever comes of it. */

@@ -1,6 +1,13 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { decodeCall, encodeCall, type FunctionCall, type FunctionRef } from "../../protocol/call.ts";
+import {
+  decodeCall,
+  encodeCall,
+  type FunctionCall,
+  functionNameIn,
+  type FunctionRef,
+} from "../../protocol/call.ts";
 import { ProtocolError, SerializationError } from "../../protocol/errors.ts";
+import { writeRunSpec } from "../../protocol/graph_pickle.ts";
 import { encodePickle } from "../../protocol/pickle/encode.ts";
 
 const functions: FunctionRef[] = [
@@ -12,6 +19,7 @@ const functions: FunctionRef[] = [
   { kind: "builtin", name: "at" },
   { kind: "builtin", name: "identity" },
   { kind: "builtin", name: "bundle" },
+  { kind: "builtin", name: "run" },
 ];
 
 Deno.test("call: every kind of function comes back, and so do arguments and dependencies", () => {
@@ -110,4 +118,22 @@ Deno.test("call: bytes that are no call are refused", () => {
     (c) => c.charCodeAt(0),
   );
   assertThrows(() => decodeCall(foreign), ProtocolError);
+});
+
+Deno.test("call: the name of a function is found in a pickle without reading it", () => {
+  const named = (name: string) =>
+    functionNameIn(writeRunSpec({ key: "k", function: name, payload: Uint8Array.of(1), dependencies: [] }));
+  for (
+    const name of ["deno:op/add", "deno:file:///a/mod.ts#area", "deno:op/é", `deno:op/${"x".repeat(400)}`]
+  ) {
+    assertEquals(named(name), name);
+  }
+  assertEquals(named(`deno:op/${"x".repeat(2000)}`)?.length, 500);
+  assertEquals(named("os.system"), null);
+  const text = (opcodes: string) => Uint8Array.from(opcodes, (character) => character.charCodeAt(0));
+  // As Python's protocol 4 and 5 write short texts; then one that ends too early, and bytes that only look so.
+  assertEquals(functionNameIn(text("\x80\x04\x8c\x06deno:x\x94.")), "deno:x");
+  assertEquals(functionNameIn(text("\x80\x04\x8c\x60deno:x")), null);
+  assertEquals(functionNameIn(text("deno:x")), null);
+  assertEquals(functionNameIn(new Uint8Array(0)), null);
 });

@@ -1,6 +1,14 @@
 import { assert, assertEquals, assertNotEquals, assertThrows } from "@std/assert";
+import { runPython } from "../support/scheduler.ts";
 import { ProtocolError } from "../../protocol/errors.ts";
-import { keyFromWire, keyText, keyToWire, mapKeyFromWire, type WireKey } from "../../protocol/key.ts";
+import {
+  keyFromWire,
+  keyPrefix,
+  keyText,
+  keyToWire,
+  mapKeyFromWire,
+  type WireKey,
+} from "../../protocol/key.ts";
 
 const KEYS: readonly WireKey[] = [
   "x",
@@ -71,4 +79,39 @@ Deno.test("keys of maps in general may be null, booleans and bytes, too", () => 
   for (const wire of [null, true, false, Uint8Array.of(1, 255)]) {
     assertEquals(keyToWire(mapKeyFromWire(wire)) as unknown, wire);
   }
+});
+
+Deno.test("key: the prefix is the one that dask's key_split finds", async () => {
+  const keys: WireKey[] = [
+    "x",
+    "x-1",
+    "x-1-2-3",
+    ["x-2", 1],
+    [["y", 1], 2],
+    "('x-2', 1)",
+    "('x', 1)",
+    "hello-world-1",
+    "ae05086432ca935f6eba409a8ecd4896",
+    "<module.submodule.myclass object at 0xdaf372",
+    "x-abcdefab",
+    "x-fortytwo",
+    "x-Abcdefgh",
+    "_(x)",
+    "",
+    "---",
+    "'-abc",
+    "größe-weiß-1",
+    "deno:op/add-1f2e",
+    "deno:file:///a/b.ts#area-5",
+    5,
+  ];
+  const { code, stdout, stderr } = await runPython(
+    `import json, sys
+from dask.utils import key_split
+def tuples(key): return tuple(map(tuples, key)) if isinstance(key, list) else key
+print(json.dumps([key_split(tuples(key)) for key in json.loads(sys.argv[1])]))`,
+    [JSON.stringify(keys)],
+  );
+  assertEquals(code, 0, stderr);
+  assertEquals(keys.map((key) => keyPrefix(keyFromWire(key))), JSON.parse(stdout));
 });

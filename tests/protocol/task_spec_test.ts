@@ -1,14 +1,17 @@
 import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import { ProtocolError } from "../../protocol/errors.ts";
+import { writeRunSpec } from "../../protocol/graph_pickle.ts";
 import { keyFromWire } from "../../protocol/key.ts";
 import {
   type CallFunction,
   evaluateSpec,
+  readPickledCall,
   readTaskSpec,
   specDependencies,
   type SpecFunction,
   type TaskSpec,
 } from "../../protocol/task_spec.ts";
+import { runPython } from "../support/scheduler.ts";
 import { byteLists, bytes, vectors } from "../vectors/vectors.ts";
 
 const RELEASES = ["2025.4.0", "2026.8.0"];
@@ -147,4 +150,37 @@ Deno.test("task spec: doublings and nesting are refused quickly", () => {
   const nested = `${spec("List")}\x94`.repeat(1) + "h\x00".repeat(999) + `K\x01` + "\x85R".repeat(1000);
   assertThrows(() => readTaskSpec(opcodes(nested)), ProtocolError, "levels of nesting");
   assert(performance.now() - start < 2000);
+});
+
+Deno.test("task spec: one task by itself is read as it was written", () => {
+  const payload = Uint8Array.of(1, 2);
+  const pickle = writeRunSpec({ key: "k", function: "deno:op/f", payload, dependencies: ["a", "b"] });
+  assertEquals(evaluateSpec(readTaskSpec(pickle), inputs, told), ["deno:op/f", [payload, "A", "B"], {}]);
+  assertEquals(specDependencies(readTaskSpec(pickle)), ["a", "b"]);
+});
+
+Deno.test("task spec: a call whose parts are pickled each by itself", async () => {
+  const { code, stdout, stderr } = await runPython(`
+import functools, json, os, pickle
+from dask.utils import methodcaller
+from distributed.protocol.pickle import dumps
+f = methodcaller("deno:f")
+def mine(): pass
+parts = [(f, (1, "x"), {"k": [2]}), (functools.partial(f, 0, j=1), (1,), {"k": 2}), (os.getpid, (), {}), (mine, (), {})]
+print(json.dumps([[dumps(part).hex() for part in call] for call in parts]))`);
+  assertEquals(code, 0, stderr);
+  const calls = (JSON.parse(stdout) as string[][]).map((call) => call.map((hex) => Uint8Array.fromHex(hex)));
+  const values = calls.map(([fn, args, kwargs]) =>
+    evaluateSpec(readPickledCall(fn!, args!, kwargs!), inputs, told)
+  );
+  assertEquals(values, [
+    ["deno:f", [1, "x"], { k: [2] }],
+    ["deno:f", [0, 1], { j: 1, k: 2 }],
+    ["posix.getpid", [], {}],
+    ["mine (a Python function that was sent by value)", [], {}],
+  ]);
+  const [fn, args, kwargs] = calls[0]!;
+  assertEquals(evaluateSpec(readPickledCall(fn!, null, null), inputs, told), ["deno:f", [], {}]);
+  assertThrows(() => readPickledCall(fn!, kwargs!, null), ProtocolError, "a tuple of arguments");
+  assertThrows(() => readPickledCall(fn!, args!, args!), ProtocolError, "a dict of keyword arguments");
 });

@@ -11,6 +11,7 @@ import {
   startScheduler,
   workerProcess,
 } from "../support/scheduler.ts";
+import { isAlive, processTree } from "../support/proc.ts";
 import { pythonClient } from "./python_client.ts";
 
 const scheduler = await sharedScheduler();
@@ -30,34 +31,6 @@ async function registered(process: LoggedProcess): Promise<string> {
 
 function start(...args: string[]): Promise<LoggedProcess> {
   return workerProcess(scheduler.address, ["--no-nanny", "--nthreads", "1", ...args]);
-}
-
-/** Processes below `pid`, itself included. */
-function tree(pid: number): number[] {
-  const parents = new Map<number, number>();
-  for (const { name } of Deno.readDirSync("/proc")) {
-    if (!/^\d+$/.test(name)) continue;
-    try {
-      const stat = Deno.readTextFileSync(`/proc/${name}/stat`);
-      parents.set(Number(name), Number(stat.slice(stat.lastIndexOf(")") + 4).split(" ")[0]));
-    } catch {
-      // It ended meanwhile.
-    }
-  }
-  const found = [pid];
-  for (const parent of found) {
-    for (const [child, of] of parents) if (of === parent) found.push(child);
-  }
-  return found;
-}
-
-function alive(pid: number): boolean {
-  try {
-    const stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
-    return !/\) Z /.test(stat);
-  } catch {
-    return false;
-  }
 }
 
 async function command(...args: string[]): Promise<{ code: number; text: string }> {
@@ -80,41 +53,44 @@ Deno.test("the command line registers, prints one line, and SIGTERM ends it with
     await python.run(`return client.submit(ts("add"), 1, 2, workers=["${address}"], pure=False).result()`),
     3,
   );
-  const processes = tree(own.pid);
+  const processes = processTree(own.pid);
   assert(processes.length >= 2, "worker and executor");
   const at = Date.now();
   own.kill("SIGTERM");
   const status = await own.ended;
   assertEquals({ code: status.code, signal: status.signal }, { code: 0, signal: null });
   assert(Date.now() - at < 3_000, `${Date.now() - at} ms`);
-  assertEquals(processes.filter(alive), []);
+  assertEquals(processes.filter(isAlive), []);
 });
 
 Deno.test("with the nanny a killed worker is started again, and SIGTERM ends both", async () => {
   await using own = await workerProcess(scheduler.address, ["--nthreads", "1", "--name", "nannied"]);
   const first = await registered(own);
-  const child = tree(own.pid)[1];
+  const child = processTree(own.pid)[1];
   assert(child !== undefined);
+  assertStringIncludes(Deno.readTextFileSync(`/proc/${child}/environ`), "MALLOC_ARENA_MAX=2");
   Deno.kill(child, "SIGKILL");
   const second = await python.run(`
 until(lambda: any(w["name"] == "nannied" and w["status"] == "running" and a != "${first}" for a, w in client.scheduler_info(n_workers=-1)["workers"].items()))
 return client.submit(ts("add"), 1, 2, workers=["nannied"], pure=False).result()`);
   assertEquals(second, 3);
-  const processes = tree(own.pid);
+  const processes = processTree(own.pid);
   own.kill("SIGTERM");
   assertEquals((await own.ended).code, 0);
-  assertEquals(processes.filter(alive), []);
+  assertEquals(processes.filter(isAlive), []);
 });
 
 Deno.test("a worker whose nanny was killed ends by itself", async () => {
   await using own = await workerProcess(scheduler.address, ["--nthreads", "1"]);
   await registered(own);
-  const processes = tree(own.pid);
+  const processes = processTree(own.pid);
   own.kill("SIGKILL");
   await own.ended;
   const until = Date.now() + 5_000;
-  while (processes.some(alive) && Date.now() < until) await new Promise((resolve) => setTimeout(resolve, 50));
-  assertEquals(processes.filter(alive), []);
+  while (processes.some(isAlive) && Date.now() < until) {
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  assertEquals(processes.filter(isAlive), []);
 });
 
 Deno.test("--nworkers starts several, numbered", async () => {
@@ -218,13 +194,15 @@ return [len(seen), sorted(pings)[len(pings) // 2], info["metrics"]["event_loop_i
   assert(beats >= 5, `${beats} heartbeats in 3 s`);
   assert(ping < 0.1, `a ping took ${ping} s`);
   assert(interval < 0.1, `event loop interval ${interval} s`);
-  const processes = tree(own.pid);
+  const processes = processTree(own.pid);
   assert(processes.length >= 3);
   own.kill("SIGKILL");
   await own.ended;
   const until = Date.now() + 1_000;
-  while (processes.some(alive) && Date.now() < until) await new Promise((resolve) => setTimeout(resolve, 20));
-  assertEquals(processes.filter(alive), []);
+  while (processes.some(isAlive) && Date.now() < until) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  assertEquals(processes.filter(isAlive), []);
   await python.run(`client.cancel(spinning); del globals()["spinning"]`);
 });
 
@@ -244,44 +222,10 @@ return [z.result(), n.result(), "deno:" in str(wrong.exception())]`);
   theirs.kill("SIGTERM");
 });
 
-Deno.test("administrative calls work on a mixed cluster", async () => {
-  await using own = await start();
-  await using theirs = await pythonWorker(scheduler.address, ["--nthreads", "1"]);
-  const address = await registered(own);
-  const answer = await python.run(`
-until(lambda: len(client.scheduler_info(n_workers=-1)["workers"]) >= 2)
-out = {}
-out["versions"] = len(client.get_versions(check=True)["workers"])
-out["logs"] = len(client.get_worker_logs())
-out["profile"] = client.profile() is not None
-out["stacks"] = client.call_stack() is not None
-out["nthreads"] = len(client.nthreads())
-try:
-    client.run(lambda: 1)
-except Exception as e:
-    out["run"] = "TypeScript worker runs no Python functions" in str(e)
-out["dump"] = client.dump_cluster_state("/tmp/dask-ts-dump-test", format="yaml") is None
-out["story"] = client.story("nothing") == []
-return out`);
-  assertEquals(answer, {
-    versions: 2,
-    logs: 2,
-    profile: true,
-    stacks: true,
-    nthreads: 2,
-    run: true,
-    dump: true,
-    story: true,
-  }, address);
-  await Deno.remove("/tmp/dask-ts-dump-test.yaml").catch(() => {});
-  theirs.kill("SIGTERM");
-});
-
 Deno.test("the scheduler had nothing to complain of", async () => {
   assertEquals(
     await errorsInLog(scheduler, [
       /broadcast to .* failed/,
-      /runs no Python functions/,
       /caused the cluster to lose/,
       /Traceback/,
     ]),

@@ -21,7 +21,7 @@ def until(condition, seconds=15):
     while not condition():
         assert time.time() < end, "waited too long"
         time.sleep(0.02)
-def rpc(address, **message):
+def rpc(address, /, **message):
     return client.run_on_scheduler(_rpc, address=address, message=message)
 async def _rpc(dask_scheduler, address, message):
     from distributed.core import send_recv

@@ -59,3 +59,15 @@ let calls = 0;
 export function counted(): number {
   return ++calls;
 }
+
+/** Which process runs it. */
+export function pid(): number {
+  return Deno.pid;
+}
+
+/** Leaves a file behind, so that others see that it ran. */
+export async function touch(path: string): Promise<void> {
+  await Deno.writeTextFile(path, "here");
+}
+
+export function nothing(): void {}

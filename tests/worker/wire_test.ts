@@ -1,14 +1,15 @@
-import { assertEquals, assertThrows } from "@std/assert";
+import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
 import { pickled } from "../../protocol/envelope.ts";
 import { ProtocolError } from "../../protocol/errors.ts";
 import { keyFromWire } from "../../protocol/key.ts";
 import {
+  averageBandwidth,
   firstFigures,
   readHeartbeatReply,
-  startMeter,
   writeExecuting,
   writeMetrics,
 } from "../../worker/heartbeat.ts";
+import { Monitor, parseDisks, parseNetwork } from "../../worker/monitor.ts";
 import { memoryLimitBytes } from "../../worker/options.ts";
 import { LogRing } from "../../worker/log_ring.ts";
 import { readFromScheduler, readRefusable, writeLogEvent, writeToScheduler } from "../../worker/wire.ts";
@@ -150,25 +151,87 @@ Deno.test("messages to the scheduler have dask's fields, exactly, and its clock 
   assertEquals(writeLogEvent("topic", { n: 1 }), { op: "log-event", topic: "topic", msg: { n: 1 } });
 });
 
-Deno.test("metrics hold all that the scheduler reads, and bandwidth is the mean over transfers", () => {
-  const meter = startMeter();
-  const figures = firstFigures(AT, meter);
-  meter.stop();
+Deno.test("metrics hold all that the scheduler and its dashboard read", () => {
+  const monitor = new Monitor();
+  const figures = firstFigures(AT, monitor);
+  monitor.stop();
   const metrics = writeMetrics({
     ...figures,
-    rss: 1000,
+    counts: { states: { memory: 1 }, executing: new Map(), ranSeconds: { add: 1.5 } },
+    sample: { ...figures.sample, memory: 1000 },
     store: { keys: 1, bytes: 50, fileBytes: 20 },
     peer: { ...figures.peer, bandwidth: { a: [30, 2], b: [60, 1] } },
+    bandwidth: 30,
   });
   assertEquals(metrics["bandwidth"], { total: 30, workers: { a: [30, 2], b: [60, 1] }, types: {} });
   assertEquals([metrics["memory"], metrics["managed_bytes"], metrics["time"]], [1020, 50, AT / 1000]);
-  for (
-    const name of ["digests_total_since_heartbeat", "spilled_bytes", "transfer", "task_counts", "host_net_io"]
-  ) {
-    assertEquals(typeof metrics[name], "object", name);
+  assertEquals(
+    { ...metrics["digests_total_since_heartbeat"] as Record<string, number> },
+    { [keyFromWire(["execute", "add", "executor", "seconds"])]: 1.5 },
+  );
+  const fields: Record<string, readonly string[] | "number"> = {
+    "cpu": "number",
+    "num_fds": "number",
+    "event_loop_interval": "number",
+    "spilled_bytes": ["memory", "disk"],
+    "host_net_io": ["read_bps", "write_bps"],
+    "host_disk_io": ["read_bps", "write_bps"],
+    "transfer": [
+      "incoming_bytes",
+      "incoming_count",
+      "incoming_count_total",
+      "outgoing_bytes",
+      "outgoing_count",
+      "outgoing_count_total",
+    ],
+  };
+  for (const [name, parts] of Object.entries(fields)) {
+    if (parts === "number") assertEquals(typeof metrics[name], "number", name);
+    else assertEquals(Object.keys(metrics[name] as object), parts, name);
   }
   assertEquals((writeMetrics(figures)["bandwidth"] as { total: number }).total, 100e6);
   assertEquals({ ...writeExecuting(new Map([["x", AT - 1500]]), AT) }, { x: 1.5 });
+});
+
+Deno.test("the average bandwidth moves towards that of transfers, by as many as there were", () => {
+  assertEquals(averageBandwidth(100, {}), 100);
+  assertAlmostEquals(averageBandwidth(100, { a: [200, 1] }), 105);
+  assertAlmostEquals(averageBandwidth(100, { a: [400, 2] }), 100 + 100 * (1 - 0.95 ** 2));
+});
+
+Deno.test("a monitor counts itself and its executors, and keeps its samples by number", () => {
+  const alone = new Monitor();
+  const monitor = new Monitor(() => [Deno.pid]); // as if we were our own executor
+  try {
+    const [one, both] = [alone.sample(), monitor.sample()];
+    assert(one.memory > 0 && one.num_fds > 0, JSON.stringify(one));
+    assert(both.memory > one.memory, "what an executor has comes on top");
+    const end = performance.now() + 20;
+    while (performance.now() < end);
+    assert(alone.sample().cpu > 0);
+    assertEquals(alone.count, 2);
+    assertEquals(alone.since(0)["time"]?.length, 2);
+    assertEquals(alone.since(1)["time"], [alone.lastTime]);
+    assertEquals(alone.since(2), {});
+    assertEquals(alone.recent()["time"], alone.lastTime);
+  } finally {
+    alone.stop();
+    monitor.stop();
+  }
+});
+
+Deno.test("traffic is that of all interfaces and of whole disks", () => {
+  const network = `Inter-|   Receive                            |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop
+    lo:     100       1    0    0    0     0          0         0     100       1    0    0
+  eth0:1000 2 0 0 0 0 0 0 200 3 0 0`;
+  assertEquals(parseNetwork(network), { netRead: 1100, netWritten: 300 });
+  const disks = `   7       0 loop0 9 9 9 9 9 9 9 9
+ 254       0 vda 62397 7602 10 30497 11906 27673 20 5133 0
+ 254       1 vda1 62397 7602 10 30497 11906 27673 20 5133 0
+ 259       0 nvme0n1 1 1 1 1 1 1 2 1 0
+ 259       1 nvme0n1p1 1 1 1 1 1 1 2 1 0`;
+  assertEquals(parseDisks(disks), { diskRead: 11 * 512, diskWritten: 22 * 512 });
 });
 
 Deno.test("heartbeat replies are read in milliseconds; missing means unknown", () => {

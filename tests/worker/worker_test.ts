@@ -202,10 +202,10 @@ Deno.test("W9 W29 the rpc handlers answer", async () => {
 held = client.submit(ts("add"), 1, 2, key="w9-held", workers=[a]); held.result()
 out = {}
 for op, fields in {"ping": {}, "keys": {}, "identity": {}, "get_logs": {}, "call_stack": {"keys": None}, "profile": {},
-    "profile_metadata": {}, "get_story": {"keys_or_stimuli": ["w9-held"]}, "get_monitor_info": {}, "versions": {},
+    "profile_metadata": {}, "get_story": {"keys_or_stimuli": ["w9-held"]}, "versions": {},
     "dump_state": {"exclude": []}, "plugin-add": {"plugin": b"x", "name": "shuffle"}, "plugin-remove": {"name": "x"},
     "run": {"function": b"x"}, "run_coroutine": {"function": b"x"}, "upload_file": {"filename": "x.py", "data": b""},
-    "actor_execute": {}, "no-such-op": {}, "benchmark_memory": {}}.items():
+    "actor_execute": {}, "connection_stream": {}, "echo": {"data": [1, "x"]}, "no-such-op": {}}.items():
     out[op] = rpc(a, op=op, **fields)
 out["versions"] = out["versions"] == rpc(client.scheduler.address, op="versions")
 out["get_story"] = len(out["get_story"]) > 0
@@ -216,7 +216,7 @@ out["run_coroutine"] = out["run_coroutine"]["status"]
 return {k: (v.decode() if isinstance(v, bytes) else v) for k, v in out.items()}`,
     own,
   ) as Record<string, unknown>;
-  const { identity, upload_file, actor_execute, run: refused, profile, benchmark_memory, ...rest } = answers;
+  const { identity, upload_file, actor_execute, connection_stream, run: refused, profile, ...rest } = answers;
   assertEquals(rest, {
     "ping": "pong",
     "keys": ["w9-held"],
@@ -224,7 +224,7 @@ return {k: (v.decode() if isinstance(v, bytes) else v) for k, v in out.items()}`
     "call_stack": {},
     "profile_metadata": { counts: [], keys: [] },
     "get_story": true,
-    "get_monitor_info": { range_query: {}, count: 0, last_time: null },
+    "echo": [1, "x"],
     "versions": true,
     "dump_state": "running",
     "plugin-add": { status: "OK" },
@@ -234,10 +234,9 @@ return {k: (v.decode() if isinstance(v, bytes) else v) for k, v in out.items()}`
   });
   assertEquals((identity as { nthreads: number }).nthreads, 1);
   assertEquals((profile as { identifier: string }).identifier, "root");
-  assertStringIncludes(JSON.stringify(refused), "runs no Python functions");
-  for (const text of [upload_file, actor_execute, benchmark_memory]) {
-    assertStringIncludes(String(text), "TypeScript worker");
-  }
+  assertStringIncludes(JSON.stringify(refused), "Cannot read a pickle"); // b"x" is none
+  for (const text of [upload_file, actor_execute]) assertStringIncludes(String(text), "TypeScript worker");
+  assertStringIncludes(String(connection_stream), "connection_stream");
 });
 
 Deno.test("requests that make no sense are answered with the field's name, and the worker lives on", async () => {

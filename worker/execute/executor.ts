@@ -68,6 +68,8 @@ export interface ExecutorListener {
 export interface ExecutorPool extends AsyncDisposable {
   /** One line for the log: isolation, slots, permissions, where large frames lie. */
   readonly description: string;
+  /** Ids of the processes that run now, if executors are processes. */
+  processes(): readonly number[];
   /** Resolves when every slot has a warm executor; rejects with a `DaskError` that names what is missing. */
   ready(): Promise<void>;
   place(call: ExecutorCall): void;

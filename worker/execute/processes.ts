@@ -266,6 +266,10 @@ class ProcessPool implements ExecutorPool {
     }
   }
 
+  processes(): readonly number[] {
+    return Array.from(this.#processes, ({ pid }) => pid);
+  }
+
   ready(): Promise<void> {
     return this.#ready.promise;
   }

@@ -5,6 +5,7 @@
  * @module
  */
 import {
+  type BuiltinName,
   CALL_PREFIX,
   decodeCall,
   type DependencyRef,
@@ -13,7 +14,13 @@ import {
   MODULE_PREFIX,
 } from "../../protocol/call.ts";
 import { DaskError } from "../../protocol/errors.ts";
-import { evaluateSpec, readTaskSpec, type SpecFunction } from "../../protocol/task_spec.ts";
+import {
+  evaluateSpec,
+  readPickledCall,
+  readTaskSpec,
+  type SpecFunction,
+  type TaskSpec,
+} from "../../protocol/task_spec.ts";
 import type { Loader, UserFunction } from "./load.ts";
 
 /** A `run_spec` as it came. */
@@ -27,13 +34,20 @@ export interface SpecBytes {
  * is given as the list of its pieces.
  */
 export function runTask(spec: SpecBytes, inputs: ReadonlyMap<string, unknown>, loader: Loader): unknown {
-  const task = readTaskSpec(spec.pickle, spec.buffers);
-  const result = evaluateSpec(task, inputs, (fn, args, kwargs) => {
+  const result = evaluate(readTaskSpec(spec.pickle, spec.buffers), inputs, loader);
+  return result instanceof Promise ? result.then(drained) : drained(result);
+}
+
+/** What to do with Python's own functions. */
+const ELSEWHERE = "this is a TypeScript worker; run it on Python workers (workers=[…]), " +
+  'or name a TypeScript function: methodcaller("deno:<module URL>#<export>")';
+
+function evaluate(task: TaskSpec, inputs: ReadonlyMap<string, unknown>, loader: Loader): unknown {
+  return evaluateSpec(task, inputs, (fn, args, kwargs) => {
     const value = callFunction(fn, args, kwargs, loader);
     // Whatever is to be awaited becomes a promise of this realm, as `evaluateSpec` knows them.
     return isThenable(value) ? Promise.resolve(value) : value;
   });
-  return result instanceof Promise ? result.then(drained) : drained(result);
 }
 
 function callFunction(
@@ -45,7 +59,7 @@ function callFunction(
   if (fn.kind !== "methodcaller" || !fn.name.startsWith(MODULE_PREFIX)) {
     const name = fn.kind === "global" ? `${fn.module}.${fn.name}` : fn.kind === "opaque" ? fn.text : fn.name;
     throw new DaskError(
-      `Cannot run the Python function ${name}: this is a TypeScript worker; run it on a Python worker (workers=…)`,
+      `Cannot run the Python function ${name}: ${ELSEWHERE}`,
     );
   }
   const [payload] = args;
@@ -60,7 +74,7 @@ function callFunction(
 function callPayload(call: FunctionCall, dependencies: readonly unknown[], loader: Loader): unknown {
   const { function: ref } = call;
   const args = fillIn(call.args, dependencies);
-  if (ref.kind === "builtin") return callBuiltin(ref.name, args);
+  if (ref.kind === "builtin") return callBuiltin(ref.name, args, loader);
   const fn = loader.load(ref, (dependency) => dependencies[dependency]);
   return typeof fn === "function" ? fn(...args) : fn.then((load: UserFunction) => load(...args));
 }
@@ -84,7 +98,7 @@ function fillIn(args: readonly unknown[], dependencies: readonly unknown[]): unk
   });
 }
 
-function callBuiltin(name: "collect" | "at" | "identity" | "bundle", args: readonly unknown[]): unknown {
+function callBuiltin(name: BuiltinName, args: readonly unknown[], loader: Loader): unknown {
   switch (name) {
     case "collect":
       return [...args];
@@ -93,8 +107,28 @@ function callBuiltin(name: "collect" | "at" | "identity" | "bundle", args: reado
       return args[0];
     case "at":
       return elementAt(args[0], args[1]);
+    case "run": {
+      const [fn, positional, named] = args.map((arg) => arg instanceof Uint8Array ? arg : null);
+      if (fn == null) throw new DaskError("Cannot run a function: expected its pickle");
+      return evaluate(readCall(fn, positional ?? null, named ?? null), NO_INPUTS, loader);
+    }
   }
 }
+
+function readCall(fn: Uint8Array, args: Uint8Array | null, kwargs: Uint8Array | null): TaskSpec {
+  try {
+    return readPickledCall(fn, args, kwargs);
+  } catch (cause) {
+    throw new DaskError(
+      `Cannot read what is to be run: ${
+        cause instanceof Error ? cause.message : String(cause)
+      }; ${ELSEWHERE}`,
+      { cause },
+    );
+  }
+}
+
+const NO_INPUTS: ReadonlyMap<string, unknown> = new Map();
 
 function elementAt(value: unknown, key: unknown): unknown {
   if (value instanceof Map) {

@@ -57,9 +57,9 @@ export class WorkerMachine {
     return task === undefined ? null : stateText(task.state);
   }
 
-  /** What is remembered of this key, oldest first. */
-  story(key: Key): readonly StoryEntry[] {
-    return this.#world.storyOf(key);
+  /** What is remembered of this key, or of what this stimulus id caused, oldest first. */
+  story(name: string): readonly StoryEntry[] {
+    return this.#world.storyOf(name);
   }
 
   /** How many tasks are in each state that has any, by dask's names. */

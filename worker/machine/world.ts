@@ -235,10 +235,12 @@ export class World {
     this.story[this.steps++ % this.#storyEntriesMax] = { at: this.at, key, from, to, cause: this.cause };
   }
 
-  /** What is remembered of this key, oldest first. */
-  storyOf(key: Key): StoryEntry[] {
+  /** What is remembered of this key, or of what this stimulus id caused, oldest first. */
+  storyOf(name: string): StoryEntry[] {
     const oldest = this.steps <= this.#storyEntriesMax ? 0 : this.steps % this.#storyEntriesMax;
-    return [...this.story.slice(oldest), ...this.story.slice(0, oldest)].filter((entry) => entry.key === key);
+    return [...this.story.slice(oldest), ...this.story.slice(0, oldest)].filter((entry) =>
+      entry.key === name || entry.cause === name
+    );
   }
 
   /** An error about our own state that tells how the key came there. */
