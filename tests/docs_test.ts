@@ -8,6 +8,7 @@
  * @module
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import * as dask from "../mod.ts";
 import { until } from "./client/cluster.ts";
 import { type LoggedProcess, PROJECT, python, startLogged } from "./support/scheduler.ts";
 
@@ -121,3 +122,23 @@ Deno.test("programs in documents pass the compiler", async () => {
   }).output();
   assertEquals(code, 0, new TextDecoder().decode(stderr));
 });
+
+Deno.test("what the table for users of dask names is there", async () => {
+  const text = await Deno.readTextFile(`${DOCS}coming-from-dask.md`);
+  const right = text.split("\n").filter((line) => line.startsWith("| ")).map((line) =>
+    line.split(" | ").at(-1)!
+  )
+    .join("\n");
+  const missing = (pattern: RegExp, there: (name: string) => boolean): string[] =>
+    [...new Set([...right.matchAll(pattern)].map(([, name]) => name!))].filter((name) => !there(name));
+  assertEquals(missing(/\bclient\.(\w+)/g, (name) => name in dask.Client.prototype), []);
+  assertEquals(missing(/\bfuture\.(\w+)/g, (name) => name in dask.Future.prototype), []);
+  assertEquals(
+    missing(/(?:await |of |^\| |, |`)([a-zA-Z]+)\(/g, (name) => name in dask || MEMBERS.has(name)),
+    [],
+  );
+  assertEquals(missing(/`(\w+Error)`/g, (name) => name in dask || name in globalThis), []);
+});
+
+/** Names in the table that look like calls and are no exports. */
+const MEMBERS = new Set(["visualize", "import"]);
