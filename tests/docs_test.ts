@@ -8,7 +8,10 @@
  * @module
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import { parseArgs } from "@std/cli/parse-args";
+import { parseYaml } from "../config/deps.ts";
 import * as dask from "../mod.ts";
+import { type ParseArgs, readCommandLine } from "../worker/command_line.ts";
 import { until } from "./client/cluster.ts";
 import { type LoggedProcess, PROJECT, python, startLogged } from "./support/scheduler.ts";
 
@@ -142,3 +145,106 @@ Deno.test("what the table for users of dask names is there", async () => {
 
 /** Names in the table that look like calls and are no exports. */
 const MEMBERS = new Set(["visualize", "import"]);
+
+// --- Worked files ---
+
+/** Reads words as the worker does; throws unless they make sense. */
+function readWorkerWords(words: readonly string[]): void {
+  const read = readCommandLine(words, parseArgs as ParseArgs, 8);
+  assert(read.type === "run", `${words.join(" ")}: ${read.type === "misuse" ? read.message : read.type}`);
+}
+
+interface Container {
+  readonly image: string;
+  readonly args: readonly string[];
+}
+
+Deno.test("manifests for Kubernetes are whole, and the worker understands its words", async () => {
+  const kinds: string[] = [];
+  const containers: Container[] = [];
+  const find = (value: unknown): void => {
+    if (typeof value !== "object" || value === null) return;
+    if ("containers" in value) containers.push(...value.containers as Container[]);
+    Object.values(value).forEach(find);
+  };
+  for (const { name } of Deno.readDirSync(`${PROJECT}deploy/kubernetes`)) {
+    const document = parseYaml(await Deno.readTextFile(`${PROJECT}deploy/kubernetes/${name}`)) as {
+      apiVersion: string;
+      kind: string;
+    };
+    assertEquals(document.apiVersion, "kubernetes.dask.org/v1");
+    kinds.push(document.kind);
+    find(document);
+  }
+  assertEquals(kinds.sort(), ["DaskAutoscaler", "DaskCluster", "DaskWorkerGroup"]);
+  const ours = containers.filter(({ image }) => image.includes("dask-worker-ts"));
+  assertEquals(ours.length, 1);
+  for (const { args } of ours) readWorkerWords(args);
+});
+
+Deno.test("the unit, its variables and the image give the worker words that it understands", async () => {
+  const variables = Object.fromEntries(
+    (await Deno.readTextFile(`${PROJECT}deploy/systemd/worker-ts.env`)).split("\n")
+      .map((line) => /^(\w+)=(.*)$/.exec(line)).filter((match) => match !== null)
+      .map(([, name, value]) => [name!, value!]),
+  );
+  readWorkerWords(variables["WORKER_OPTIONS"]!.split(" "));
+  const unit = await Deno.readTextFile(`${PROJECT}deploy/systemd/dask-worker-ts.service`);
+  assertMatch(
+    unit,
+    /^ExecStart=\/usr\/local\/bin\/deno run .* -P=worker .*\/worker\/main\.ts \$WORKER_OPTIONS$/m,
+  );
+  const image = await Deno.readTextFile(`${PROJECT}deploy/Dockerfile`);
+  readWorkerWords(JSON.parse(/^CMD (\[.*\])$/m.exec(image)![1]!));
+  // The image holds all that the worker and a client in a task can load.
+  const copied = [...image.matchAll(/^COPY (.*) \S+$/gm)].flatMap(([, names]) => names!.split(" "));
+  const { stdout } = await new Deno.Command(Deno.execPath(), {
+    args: ["info", "--json", "worker/execute/main.ts"],
+    cwd: PROJECT,
+  }).output();
+  const { modules } = JSON.parse(new TextDecoder().decode(stdout)) as { modules: { local?: string }[] };
+  const folders = new Set(
+    modules.flatMap(({ local }) =>
+      local?.startsWith(PROJECT) ? [local.slice(PROJECT.length).split("/")[0]!] : []
+    ),
+  );
+  assertEquals([...folders].filter((folder) => !copied.includes(folder)), []);
+});
+
+Deno.test("the Slurm job runs its program on its workers, and leaves nothing behind", async () => {
+  await using folder = await projectFolder();
+  const { python: interpreter } = await python();
+  // A stand-in for srun: one node, no options.
+  await Deno.writeTextFile(
+    `${folder.path}/srun`,
+    '#!/bin/sh\nwhile case $1 in --*) true ;; *) false ;; esac; do shift; done\nexec "$@"\n',
+    { mode: 0o755 },
+  );
+  await Deno.writeTextFile(
+    `${folder.path}/main.ts`,
+    `import { connect } from "../mod.ts";
+await using client = await connect({ schedulerFile: Deno.env.get("DASK_TS_SCHEDULER_FILE")! });
+console.log(Deno.args[0], await client.submit((x: number) => x + 1, [41]).result());
+`,
+  );
+  const { code, stdout, stderr } = await new Deno.Command("bash", {
+    args: [`${PROJECT}deploy/slurm/cluster.sh`, `${folder.path}/main.ts`, "answer:"],
+    cwd: folder.path,
+    env: {
+      PATH: `${folder.path}:${Deno.env.get("PATH")}`,
+      DASK_CONFIG: `${folder.path}/none`,
+      DASK_TS_PROJECT: PROJECT,
+      DASK_TS_PYTHON: interpreter,
+      SLURM_SUBMIT_DIR: folder.path,
+      SLURM_JOB_ID: "7",
+      SLURM_CPUS_PER_TASK: "1",
+      SLURM_MEM_PER_NODE: "1000",
+    },
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).output();
+  assertEquals(code, 0, new TextDecoder().decode(stderr));
+  assertEquals(new TextDecoder().decode(stdout), "answer: 42\n");
+  assertEquals([...Deno.readDirSync(folder.path)].map(({ name }) => name).sort(), ["main.ts", "srun"]);
+});
