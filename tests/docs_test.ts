@@ -248,3 +248,67 @@ console.log(Deno.args[0], await client.submit((x: number) => x + 1, [41]).result
   assertEquals(new TextDecoder().decode(stdout), "answer: 42\n");
   assertEquals([...Deno.readDirSync(folder.path)].map(({ name }) => name).sort(), ["main.ts", "srun"]);
 });
+
+// --- Messages, links ---
+
+/** The texts of a source: pieces joined by `+` become one, what is put into a text becomes `…` and is read after it. */
+function textsOf(source: string): string {
+  let outer = "";
+  let inner = "";
+  let depth = 0;
+  for (let i = 0; i < source.length; i++) {
+    if (depth === 0 && source.startsWith("${", i)) {
+      outer += "…";
+      depth = 1;
+      i++;
+    } else if (depth === 0) outer += source[i];
+    else {
+      depth += source[i] === "{" ? 1 : source[i] === "}" ? -1 : 0;
+      inner += depth > 0 ? source[i] : "\n";
+    }
+  }
+  const texts = outer.replace(/["'`]\s*\+\s*["'`]/g, "").replaceAll("\\`", "`").replaceAll('\\"', '"');
+  return inner === "" ? texts : `${texts}\n${textsOf(inner)}`;
+}
+
+Deno.test("every message in troubleshooting can be said by the sources", async () => {
+  let texts = "";
+  const walk = async (folder: string): Promise<void> => {
+    for (const { name, isDirectory } of Deno.readDirSync(PROJECT + folder)) {
+      if (isDirectory) await walk(`${folder}${name}/`);
+      else if (name.endsWith(".ts")) texts += textsOf(await Deno.readTextFile(PROJECT + folder + name));
+    }
+  };
+  for (
+    const folder of [
+      "actors",
+      "base",
+      "client",
+      "cluster",
+      "comm",
+      "config",
+      "dispatch",
+      "protocol",
+      "worker",
+    ]
+  ) {
+    await walk(`${folder}/`);
+  }
+  const messages = [...(await Deno.readTextFile(`${DOCS}troubleshooting.md`)).matchAll(/^### `(.*)`$/gm)];
+  assert(messages.length > 50);
+  const unknown = messages.flatMap(([, message]) =>
+    message!.split("…").map((part) => part.trim()).filter((part) => !texts.includes(part))
+  );
+  assertEquals(unknown, []);
+});
+
+Deno.test("links between documents lead somewhere", async () => {
+  const broken: string[] = [];
+  for (const { name } of Deno.readDirSync(DOCS)) {
+    if (!name.endsWith(".md")) continue;
+    for (const [, target] of (await Deno.readTextFile(DOCS + name)).matchAll(/\]\(([^)#:]+)(?:#[^)]*)?\)/g)) {
+      await Deno.stat(DOCS + target).catch(() => broken.push(`docs/${name}: ${target}`));
+    }
+  }
+  assertEquals(broken, []);
+});
