@@ -70,6 +70,33 @@ for (const [name, parts] of Object.entries(PRINTED)) {
   });
 }
 
+Deno.test("the cells of the notebook run in their order, and are kept without output", async () => {
+  const { cells } = JSON.parse(await Deno.readTextFile(`${PROJECT}examples/notebook.ipynb`)) as {
+    readonly cells: readonly {
+      readonly cell_type: string;
+      readonly source: readonly string[];
+      readonly outputs?: readonly unknown[];
+    }[];
+  };
+  const code = cells.filter(({ cell_type }) => cell_type === "code");
+  assertEquals(code.flatMap(({ outputs }) => outputs), []);
+  const program = await Deno.makeTempFile({ dir: `${PROJECT}examples`, prefix: ".notebook-", suffix: ".ts" });
+  try {
+    await Deno.writeTextFile(program, code.map(({ source }) => source.join("")).join("\n"));
+    const { code: status, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--quiet", "--check", program],
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+      env: { NO_COLOR: "1" },
+    }).output();
+    assertEquals(status, 0, new TextDecoder().decode(stderr));
+    assertEquals(new TextDecoder().decode(stdout), "0.1842\n");
+  } finally {
+    await Deno.remove(program);
+  }
+});
+
 Deno.test("every example is tested, and short enough to be read", () => {
   const names = [...Deno.readDirSync(`${PROJECT}examples`)].map(({ name }) => name);
   const examples = names.filter((name) => /^\d\d_.*\.ts$/.test(name)).sort();
