@@ -25,8 +25,12 @@ export interface Box {
 
 /** Larger graphs are summed up. */
 const BOXES_MAX = 200;
-/** As are those with more boxes side by side. */
+/** As are those with more boxes side by side, */
 const ROW_MAX = 40;
+/** or with more edges. */
+const EDGES_MAX = 1_000;
+/** When edges pass more layers than this, all of them together, they run straight, behind the boxes. */
+const PASSED_MAX = 2_000;
 /** Longer labels are cut; the whole one is in the box's title. */
 const LABEL_MAX = 28;
 /** Sizes in pixels. */
@@ -62,9 +66,9 @@ function dotText(text: string): string {
 /** An SVG of a picture: of all boxes, or summed up when these are too many. `whole` decides that. */
 export function svgOf(picture: Picture, whole?: boolean): string {
   const depths = layersOf(picture.parents);
-  const drawn = whole ?? (picture.boxes.length <= BOXES_MAX && widest(depths) <= ROW_MAX)
-    ? picture
-    : summary(picture, depths);
+  const edges = picture.parents.reduce((sum, list) => sum + list.length, 0);
+  const readable = picture.boxes.length <= BOXES_MAX && edges <= EDGES_MAX && widest(depths) <= ROW_MAX;
+  const drawn = whole ?? readable ? picture : summary(picture, depths);
   return render(drawn);
 }
 
@@ -153,6 +157,13 @@ interface Vertex {
   at: number;
 }
 
+/** An edge: the vertices that it passes, from above, and the layers of its ends. */
+interface Edge {
+  readonly vertices: readonly Vertex[];
+  readonly from: number;
+  readonly to: number;
+}
+
 function render(picture: Picture): string {
   const depth = layersOf(picture.parents);
   const layers: Vertex[][] = [];
@@ -163,18 +174,25 @@ function render(picture: Picture): string {
     return vertex;
   };
   const boxes = picture.boxes.map(({ label }, i) => add(depth[i]!, widthOf(cut(label)) + 2 * SIZE.padding));
-  /** Each edge as the vertices that it passes, from above. */
-  const edges: { readonly vertices: readonly Vertex[]; readonly layer: number }[] = [];
+  let passed = 0;
+  picture.parents.forEach((list, child) =>
+    list.forEach((parent) => passed += depth[child]! - depth[parent]! - 1)
+  );
+  const edges: Edge[] = [];
   picture.parents.forEach((list, child) => {
     for (const parent of list) {
-      const edge = [boxes[parent]!];
-      for (let layer = depth[parent]! + 1; layer < depth[child]!; layer++) edge.push(add(layer, 0));
-      edge.push(boxes[child]!);
-      for (let i = 1; i < edge.length; i++) {
-        edge[i - 1]!.down.push(edge[i]!);
-        edge[i]!.up.push(edge[i - 1]!);
+      const vertices = [boxes[parent]!];
+      const [from, to] = [depth[parent]!, depth[child]!];
+      if (passed <= PASSED_MAX) {
+        for (let layer = from + 1; layer < to; layer++) vertices.push(add(layer, 0));
       }
-      edges.push({ vertices: edge, layer: depth[parent]! });
+      vertices.push(boxes[child]!);
+      edges.push({ vertices, from, to });
+      if (vertices.length <= to - from) continue; // straight: its ends are no neighbours
+      for (let i = 1; i < vertices.length; i++) {
+        vertices[i - 1]!.down.push(vertices[i]!);
+        vertices[i]!.up.push(vertices[i - 1]!);
+      }
     }
   });
   arrange(layers);
@@ -185,7 +203,7 @@ function render(picture: Picture): string {
   const height = Math.max(0, layers.length - 1) * SIZE.layer + SIZE.boxHeight + 2 * SIZE.margin;
   const top = (layer: number): number => SIZE.margin + layer * SIZE.layer;
   const lines: string[] = [];
-  for (const { vertices, layer } of edges) lines.push(path(vertices, layer, top, left));
+  for (const edge of edges) lines.push(path(edge, top, left));
   picture.boxes.forEach(({ label, kind }, i) => {
     const { x, width } = boxes[i]!;
     const y = top(depth[i]!);
@@ -206,25 +224,16 @@ function render(picture: Picture): string {
     `<path d="M0 0L8 4L0 8z" fill="#8a94a6"/></marker></defs>\n${lines.join("\n")}\n</svg>\n`;
 }
 
-function path(
-  edge: readonly Vertex[],
-  layer: number,
-  top: (layer: number) => number,
-  left: number,
-): string {
-  const words: string[] = [];
-  edge.forEach((vertex, i) => {
-    const x = px(vertex.x - left);
-    if (i === 0) {
-      words.push(`M${x} ${top(layer) + SIZE.boxHeight}`);
-      return;
-    }
-    const y = top(layer + i);
-    const from = top(layer + i - 1) + SIZE.boxHeight;
-    const middle = (from + y) / 2;
-    words.push(`C${px(edge[i - 1]!.x - left)} ${middle} ${x} ${middle} ${x} ${y}`);
-    if (i < edge.length - 1) words.push(`L${x} ${y + SIZE.boxHeight}`);
-  });
+function path({ vertices, from, to }: Edge, top: (layer: number) => number, left: number): string {
+  const last = vertices.length - 1;
+  const x = (i: number): number => px(vertices[i]!.x - left);
+  const words = [`M${x(0)} ${top(from) + SIZE.boxHeight}`];
+  for (let i = 1; i <= last; i++) {
+    const y = top(i === last ? to : from + i);
+    const middle = (top(from + i - 1) + SIZE.boxHeight + y) / 2;
+    words.push(`C${x(i - 1)} ${middle} ${x(i)} ${middle} ${x(i)} ${y}`);
+    if (i < last) words.push(`L${x(i)} ${y + SIZE.boxHeight}`);
+  }
   return `<path d="${words.join("")}" fill="none" stroke="#8a94a6" marker-end="url(#arrow)"/>`;
 }
 

@@ -97,8 +97,8 @@ export class DispatchGraph {
   /**
    * A picture of the graph: an SVG, or the text that Graphviz draws (`dot -Tsvg`).
    *
-   * @param options `whole`: whether the SVG shows every node. Default: up to 200 nodes, of which at most 40 stand side by
-   * side; larger graphs are summed up, one box for the nodes of a label, with their number. DOT is always whole.
+   * @param options `whole`: whether the SVG shows every node. Default: up to 200 nodes, at most 40 of them side by side,
+   * and 1,000 edges; larger graphs are summed up, one box for the nodes of a label, with their number. DOT is always whole.
    * @example
    * ```ts ignore
    * await Deno.writeTextFile("graph.svg", new DispatchGraph([sum]).visualize());

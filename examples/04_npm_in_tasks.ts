@@ -3,7 +3,7 @@
 import { tasks } from "../mod.ts";
 import { localCluster } from "./local_cluster.ts";
 
-const t = tasks<typeof import("./tasks.ts")>(new URL("./tasks.ts", import.meta.url));
+const t = tasks<typeof import("./npm_tasks.ts")>(new URL("./npm_tasks.ts", import.meta.url));
 await using cluster = await localCluster();
 const { client } = cluster;
 

@@ -1,16 +1,10 @@
 /** Ordinary functions in a module, which the examples call on workers. A module travels with all that it imports. */
-import { parse } from "npm:acorn@8.19.0";
 import { current } from "../mod.ts";
 
 export const add = (a: number, b: number): number => a + b;
 
 /** Both at once: a tuple, which can be destructured before it is computed. */
 export const divmod = (a: number, b: number): [number, number] => [Math.trunc(a / b), a % b];
-
-/** How many statements a program has, by a parser from npm. */
-export function statements(source: string): number {
-  return parse(source, { ecmaVersion: "latest", sourceType: "module" }).body.length;
-}
 
 /** Takes jobs from a shared queue until it finds "stop", and says how many it did. */
 export async function workThrough(jobs: string, results: string): Promise<number> {

@@ -90,6 +90,17 @@ Deno.test("a long chain is one box, and more labels than fit become others", () 
   assertStringIncludes(many, "others ×260");
 });
 
+Deno.test("where all depend on all, edges run straight and the picture stays small", () => {
+  const dense = picture(
+    ...Array.from({ length: 200 }, (_, i) => [`n${i}`, ...Array.from({ length: i }, (_, j) => j)] as const),
+  );
+  const whole = svgOf(dense, true);
+  assertEquals(whole.match(/marker-end/g)!.length, 200 * 199 / 2);
+  assert(!/L\S+ \S+C/.test(whole));
+  assert(whole.length < 5_000_000);
+  assertEquals(boxes(whole).length, 200);
+});
+
 Deno.test("labels are escaped and cut, whatever they hold", () => {
   const hostile = `</text><script>alert("1")</script>&'\0\ud800`;
   const svg = svgOf(picture([hostile], ["\u{1F600}".repeat(40)]));
