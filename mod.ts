@@ -15,7 +15,13 @@
  */
 export * from "./client/mod.ts";
 export * from "./dispatch/mod.ts";
-export { startWorker, type WorkerEnd, type WorkerHandle, type WorkerOptions } from "./worker/mod.ts";
+export {
+  type MemoryThresholds,
+  startWorker,
+  type WorkerEnd,
+  type WorkerHandle,
+  type WorkerOptions,
+} from "./worker/mod.ts";
 export type { WorkerStatus } from "./worker/machine/events.ts";
 export { type Current, current, Reschedule } from "./worker/execute/current.ts";
 export type { TaskPermissionKind, TaskPermissions } from "./worker/execute/permissions.ts";

@@ -4,10 +4,8 @@
  *
  * @module
  */
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { check, filesByUrl, filesOfWorker, missingIn, readListing } from "../scripts/compile.ts";
-import { DaskError } from "../protocol/errors.ts";
-import { revocationsOf } from "../worker/execute/permissions.ts";
 
 Deno.test("every file that the worker can load is embedded", async () => {
   const { embedded, missing } = await check();
@@ -75,17 +73,5 @@ Files: 5.33MB
       "actors/kernel/pipe.ts",
     ]),
     ["worker/main.ts", "actors/kernel/pipe.ts"],
-  );
-});
-
-Deno.test("executors of a compiled worker give up what their flags do not grant", () => {
-  assertEquals(
-    revocationsOf(["--allow-read", "--allow-net", "--deny-import"]).map(({ name }) => name),
-    ["write", "env", "sys", "import", "run", "ffi"],
-  );
-  assertThrows(
-    () => revocationsOf(["--allow-read=/data"]),
-    DaskError,
-    'Cannot give tasks of a compiled worker the permission "read" in part',
   );
 });

@@ -8,6 +8,7 @@ import { parseBytes, parseDuration } from "../base/units.ts";
 import type { LogLevel } from "../base/log.ts";
 import { formatAddress, isWildcardHost, parseAddress } from "../protocol/address.ts";
 import { countPorts, parseHostPort, type PortRange, readPorts, sharePorts, writePorts } from "./ports.ts";
+import { type IsolationName, ISOLATIONS } from "./execute/executor.ts";
 
 /** What the words ask for. */
 export type CommandLine =
@@ -48,6 +49,8 @@ export interface WorkerFlags {
   /** Modules, as they were given. */
   readonly preload?: readonly string[];
   readonly taskPermissions?: string;
+  readonly isolation?: IsolationName;
+  readonly abortGraceMs?: number;
   readonly logLevel?: LogLevel;
   readonly logFormat?: "text" | "json";
   /** Set by the supervisor: the worker ends when this process is not its parent any more. */
@@ -96,6 +99,8 @@ const TEXT_FLAGS = [
   "dashboard-address",
   "pid-file",
   "task-permissions",
+  "isolation",
+  "abort-grace",
   "log-level",
   "log-format",
   "supervisor",
@@ -127,8 +132,8 @@ DASK_SCHEDULER_ADDRESS or dask's configuration files say it, else it is this hos
   --name TEXT               Name of the worker; with --nworkers a number follows it: name-0, name-1
   --memory-limit SIZE       For each worker, as 2GiB, 500MB, 0.5 of the machine, auto or 0 for none (default: auto)
   --resources "NAME=N ..."  Resources of each worker for tasks that ask for them, as "GPU=2 MEM=1e9"
-  --local-directory PATH    Where the worker keeps its files (default: temporary-directory of the configuration,
-                            else /dev/shm, else the temporary folder)
+  --local-directory PATH    Where the worker puts what memory does not hold (default: temporary-directory of the
+                            configuration, else the temporary folder)
 
   --scheduler-file PATH     File written by dask scheduler --scheduler-file; waited for when it is not there yet
   --death-timeout TIME      Gives up when the scheduler is not reached within it (default: never)
@@ -153,6 +158,8 @@ DASK_SCHEDULER_ADDRESS or dask's configuration files say it, else it is this hos
                             permissions of tasks; it may fill caches and set globals. May be given again. A module
                             that fails ends the worker at its start
   --task-permissions TEXT   What task code may do, as "net=example.org:443,read=/data" or none (default: inherit)
+  --isolation KIND          Where task code runs: process, thread or inline (default: process)
+  --abort-grace TIME        How long a cancelled task that listens may go on (default: 250ms)
 
   --dashboard-address ADDR  Serves /health, /metrics (Prometheus), /info and /info.json there, as :8789 or :0 for any
                             port
@@ -233,6 +240,8 @@ export function wordsOf(flags: WorkerFlags, index: number): string[] {
   }
   for (const module of flags.preload ?? []) add("preload", module);
   add("task-permissions", flags.taskPermissions);
+  add("isolation", flags.isolation);
+  add("abort-grace", flags.abortGraceMs === undefined ? undefined : `${flags.abortGraceMs}ms`);
   add("log-level", flags.logLevel);
   add("log-format", flags.logFormat);
   return words;
@@ -355,6 +364,8 @@ function readFlags(args: { _: (string | number)[] } & Record<string, unknown>, c
     lifetimeRestart: readSwitch(args["lifetime-restart"]),
     preload: readPreload(args["preload"]),
     taskPermissions: text("task-permissions"),
+    isolation: read(text("isolation"), (kind) => oneOf("isolation", kind, ISOLATIONS)),
+    abortGraceMs: read(text("abort-grace"), parseDuration),
     logLevel: read(text("log-level"), (level) => oneOf("log-level", level.toLowerCase(), LOG_LEVELS)),
     logFormat: read(text("log-format"), (format) => oneOf("log-format", format, ["text", "json"] as const)),
     supervisor: count("supervisor"),
@@ -419,7 +430,7 @@ function readPreload(value: unknown): readonly string[] | undefined {
 }
 
 function checkMemoryLimit(text: string): void {
-  if (text !== "auto") parseBytes(text);
+  if (text !== "auto" && text !== "none") parseBytes(text);
 }
 
 function oneOf<T extends string>(name: string, value: string, allowed: readonly T[]): T {

@@ -26,6 +26,8 @@ export interface Figures {
   readonly store: StoreCalls["usage"]["answer"];
   readonly peer: PeerCalls["usage"]["answer"];
   readonly sample: Sample;
+  /** Of all processes of the worker, and its RAM-backed files, bytes. */
+  readonly memoryBytes: number;
   readonly loopIntervalSeconds: number;
   /** Of transfers from peers on average, bytes a second. */
   readonly bandwidth: number;
@@ -33,10 +35,11 @@ export interface Figures {
 
 /** Nothing happened yet: the figures at registration. */
 export function firstFigures(at: number, monitor: Monitor): Figures {
+  const sample = monitor.sample();
   return {
     at,
     counts: { states: {}, executing: new Map(), ranSeconds: {} },
-    store: { keys: 0, bytes: 0, fileBytes: 0 },
+    store: { keys: 0, bytes: 0, fileBytes: 0, diskBytes: 0 },
     peer: {
       incomingCount: 0,
       outgoingCount: 0,
@@ -46,7 +49,8 @@ export function firstFigures(at: number, monitor: Monitor): Figures {
       outgoingBytes: 0,
       bandwidth: {},
     },
-    sample: monitor.sample(),
+    sample,
+    memoryBytes: sample.memory,
     loopIntervalSeconds: monitor.loopIntervalSeconds,
     bandwidth: BANDWIDTH_BYTES,
   };
@@ -75,7 +79,8 @@ export function writeMetrics(figures: Figures): Record<string, unknown> {
     bandwidth: { total: figures.bandwidth, workers: peer.bandwidth, types: {} },
     digests_total_since_heartbeat: ran,
     managed_bytes: store.bytes,
-    spilled_bytes: { memory: 0, disk: 0 },
+    // Bytes are spilled as they are: they take on disk what they took in memory.
+    spilled_bytes: { memory: store.diskBytes, disk: store.diskBytes },
     transfer: {
       incoming_bytes: peer.incomingBytes,
       incoming_count: peer.incomingCount,
@@ -86,8 +91,7 @@ export function writeMetrics(figures: Figures): Record<string, unknown> {
     },
     event_loop_interval: figures.loopIntervalSeconds,
     cpu: sample.cpu,
-    // Frames in the RAM-backed folder are this worker's memory, though no process maps them.
-    memory: sample.memory + store.fileBytes,
+    memory: figures.memoryBytes,
     time: figures.at / 1000,
     host_net_io: {
       read_bps: sample["host_net_io.read_bps"],

@@ -136,6 +136,8 @@ async function runWorker(flags: WorkerFlags, logger: Logger): Promise<number> {
       ...given("lifetimeStagger", flags.lifetimeStaggerMs),
       ...given("lifetimeRestart", flags.lifetimeRestart),
       ...given("preload", flags.preload),
+      ...given("isolation", flags.isolation),
+      ...given("abortGraceMs", flags.abortGraceMs),
       ...(flags.taskPermissions === undefined
         ? {}
         : { permissions: await readPermissions(flags.taskPermissions) }),
@@ -222,7 +224,9 @@ async function missingPermissions(flags: WorkerFlags): Promise<string[]> {
   };
   const directory = flags.localDirectory;
   await need({ name: "net" }, "--allow-net");
-  await need({ name: "run", command: Deno.execPath() }, `--allow-run=${Deno.execPath()}`);
+  if ((flags.isolation ?? "process") === "process") {
+    await need({ name: "run", command: Deno.execPath() }, `--allow-run=${Deno.execPath()}`);
+  }
   await need(directory === undefined ? { name: "read" } : { name: "read", path: directory }, "--allow-read");
   for (const file of [flags.tlsCaFile, flags.tlsCert, flags.tlsKey]) {
     if (file !== undefined) await need({ name: "read", path: file }, "--allow-read");

@@ -4,4 +4,5 @@
  * @module
  */
 export { startWorker, type WorkerEnd, type WorkerHandle } from "./worker.ts";
+export type { MemoryThresholds } from "./memory.ts";
 export type { WorkerOptions } from "./options.ts";

@@ -14,8 +14,10 @@ import { type DaskConfig, tlsOf, withDefaultScheme } from "../config/settings.ts
 import { normalizeAddress, parseAddress, SCHEDULER_PORT } from "../protocol/address.ts";
 import { DaskError } from "../protocol/errors.ts";
 import { pause } from "./registration.ts";
+import { type IsolationName, ISOLATIONS } from "./execute/executor.ts";
 import type { TaskPermissions } from "./execute/permissions.ts";
 import { parseHostPort } from "./ports.ts";
+import { type MemoryLimits, memoryLimits, type MemoryThresholds } from "./memory.ts";
 
 /** Options of `startWorker`. All are optional. */
 export interface WorkerOptions {
@@ -30,11 +32,18 @@ export interface WorkerOptions {
   readonly name?: string | number;
   /** Tasks that run at a time, each in a process of its own. Default: the cores of the machine. */
   readonly slots?: number;
-  /** Where task code runs; so far only `"process"`. */
+  /**
+   * Where task code runs. `"process"` (the default): a child process a slot, which can be ended and limited; whatever
+   * happens in it, the worker goes on. `"thread"`: a thread a slot, for trusted code that ends. `"inline"`: the worker's
+   * own thread, for trusted, short code and for tests. The last two have all permissions of the worker.
+   */
   readonly isolation?: "process" | "thread" | "inline";
+  /** How long a task that has acknowledged its abort may go on before it is ended by force, ms. Default 250. */
+  readonly abortGraceMs?: number;
   /**
    * Bytes (a number above 1), a share of the machine (a number up to 1), `"2GiB"`, `"auto"` (the machine's memory by
-   * the share of cores used) or 0 for none. The scheduler plans with it. Default `"auto"`.
+   * the share of cores used), or 0 or `"none"` for none. Default `"auto"`. It holds for the worker and its executors
+   * together.
    */
   readonly memoryLimit?: number | string;
   /** What tasks can ask for by name, as `{ GPU: 1 }`. */
@@ -50,8 +59,13 @@ export interface WorkerOptions {
   readonly port?: number | readonly number[];
   /** Address that others are told, where it differs from the one listened on. */
   readonly contactAddress?: string;
-  /** Folder under which the worker keeps its files. Default `/dev/shm` where there is room, else the temporary folder. */
+  /**
+   * Folder on disk under which the worker keeps what memory does not hold. Default: the temporary folder, or `/var/tmp`
+   * when that one is memory.
+   */
   readonly localDirectory?: string;
+  /** Shares of `memoryLimit` at which the worker spills, pauses and ends a task; `false` switches one off. */
+  readonly memory?: MemoryThresholds;
   /** Milliseconds in which the scheduler must be reached. Default: no limit. */
   readonly connectTimeoutMs?: number;
   /** Milliseconds after which the worker retires: others take over its data, then it ends. Default: no limit. */
@@ -88,7 +102,7 @@ export interface WorkerOptions {
   readonly protocol?: "tcp" | "tls";
   /** Not available yet. */
   readonly allowModules?: readonly (string | RegExp)[];
-  /** Not available yet; `false` is what happens. */
+  /** Folder for what memory does not hold, in place of `localDirectory`; `false`: all stays in memory. */
   readonly spill?: string | false;
 }
 
@@ -98,11 +112,15 @@ export interface WorkerSettings {
   readonly name: string | number | null;
   readonly slots: number;
   readonly memoryLimitBytes: number | null;
+  /** Null: without a limit nothing is watched. */
+  readonly memory: MemoryLimits | null;
   readonly resources: Readonly<Record<string, number>>;
   readonly permissions: TaskPermissions | undefined;
   readonly protocol: "tcp" | "tls";
   /** Certificates, as PEM texts: tasks may not be able to read the files. */
   readonly tls: { readonly ca: string; readonly cert: string; readonly key: string } | null;
+  readonly isolation: IsolationName;
+  readonly abortGraceMs: number | undefined;
   readonly host: string | null;
   /** To try in this order. */
   readonly ports: readonly number[];
@@ -147,6 +165,15 @@ export async function readOptions(given: string | WorkerOptions = {}): Promise<W
     if (Number.isInteger(port) && port >= 0 && port <= 65_535) continue;
     throw new RangeError(`Cannot listen on port ${port}: expected a number from 0 to 65535`);
   }
+  const { isolation = "process", abortGraceMs = 0 } = options;
+  if (!ISOLATIONS.includes(isolation)) {
+    throw new TypeError(
+      `Cannot use isolation ${JSON.stringify(isolation)}: expected one of ${ISOLATIONS.join(", ")}`,
+    );
+  }
+  if (!Number.isFinite(abortGraceMs) || abortGraceMs < 0) {
+    throw new RangeError(`Cannot give an aborted task ${abortGraceMs} ms: expected a number of at least 0`);
+  }
   checkResources(options.resources ?? {});
   if (options.protocol !== undefined && options.protocol !== "tcp" && options.protocol !== "tls") {
     throw new TypeError(`Cannot use the protocol "${options.protocol}": expected "tcp" or "tls"`);
@@ -161,20 +188,28 @@ export async function readOptions(given: string | WorkerOptions = {}): Promise<W
       if (text.startsWith("tls:")) throw new DaskError(certificatesMissing(verb, text));
     }
   }
+  const limitBytes = memoryLimitBytes(options.memoryLimit ?? "auto", slots, logger);
+  const configured = configuredMemory(config, logger);
+  const thresholds = options.spill === false
+    ? { ...configured, ...options.memory, target: false, spill: false } as const
+    : { ...configured, ...options.memory };
   return {
     scheduler,
     name: options.name ?? null,
     slots,
-    memoryLimitBytes: memoryLimitBytes(options.memoryLimit ?? "auto", slots, logger),
+    memoryLimitBytes: limitBytes,
+    memory: limitBytes === null ? null : memoryLimits(limitBytes, thresholds),
     resources: options.resources ?? config.resources ?? {},
     permissions: options.permissions,
     protocol,
+    isolation,
+    abortGraceMs: options.abortGraceMs,
     host: options.host ?? null,
     ports,
     contactAddress: options.contactAddress === undefined
       ? null
       : normalizeAddress(options.contactAddress, { defaultScheme: protocol }),
-    localDirectory: options.localDirectory ?? config.temporaryDirectory,
+    localDirectory: options.spill || options.localDirectory || config.temporaryDirectory,
     connectTimeoutMs: options.connectTimeoutMs ?? null,
     lifetime: readLifetime(options, config),
     preload: readPreload(options, config, logger),
@@ -201,16 +236,27 @@ export function checkResources(resources: Readonly<Record<string, number>>): voi
 function refuseUnavailable(options: WorkerOptions): void {
   const unavailable = (what: string, remedy: string) =>
     new DaskError(`${what} is not available yet: ${remedy}`);
-  if (options.isolation !== undefined && options.isolation !== "process") {
-    throw unavailable(`Isolation "${options.isolation}"`, 'use "process", a child process for each slot');
-  }
   if (options.reconnect === true) {
     throw unavailable("Reconnecting", "a worker that lost its scheduler ends, start another");
   }
   if (options.allowModules !== undefined) throw unavailable("`allowModules`", "limit `permissions` instead");
-  if (options.spill !== undefined && options.spill !== false) {
-    throw unavailable("Spilling", "leave out `spill`");
+}
+
+/** Thresholds of the configuration that somebody set. */
+function configuredMemory({ memory }: DaskConfig, logger: Logger): MemoryThresholds {
+  if (memory.maxSpillBytes !== null && memory.maxSpillBytes !== false) {
+    logger.log(
+      "warning",
+      "distributed.worker.memory.max-spill is left out: this worker spills as much as it must",
+    );
   }
+  const { target, spill, pause, terminate } = memory;
+  return {
+    ...(target === null ? {} : { target }),
+    ...(spill === null ? {} : { spill }),
+    ...(pause === null ? {} : { pause }),
+    ...(terminate === null ? {} : { terminate }),
+  };
 }
 
 /** Workers without certificates do not load what handles them. */
@@ -309,7 +355,7 @@ export function memoryLimitBytes(
   if (typeof limit === "number" && !(limit >= 0)) {
     throw new RangeError(`Cannot limit memory to ${limit}: expected a number of at least 0`);
   }
-  if (number === 0) return null;
+  if (number === 0 || limit === "none") return null;
   if (limit === "auto") {
     return machine === null ? null : Math.floor(machine * Math.min(1, slots / navigator.hardwareConcurrency));
   }
@@ -330,6 +376,15 @@ export function memoryLimitBytes(
   return bytes;
 }
 
+/** Limits of a container, hard and soft, as both versions of cgroups name them; dask respects the same. */
+const CGROUP_LIMITS = [
+  "memory/memory.limit_in_bytes",
+  "memory/memory.soft_limit_in_bytes",
+  "memory.max",
+  "memory.high",
+  "memory.low",
+];
+
 /** Memory of the machine or of the container, whichever is less; `null` without permission to ask. */
 function machineMemoryBytes(): number | null {
   let total: number | null = null;
@@ -338,9 +393,9 @@ function machineMemoryBytes(): number | null {
   } catch {
     // Needs --allow-sys=systemMemoryInfo.
   }
-  for (const file of ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]) {
+  for (const file of CGROUP_LIMITS) {
     try {
-      const limit = Number(Deno.readTextFileSync(file).trim());
+      const limit = Number(Deno.readTextFileSync(`/sys/fs/cgroup/${file}`).trim());
       if (limit > 0 && (total === null || limit < total)) total = limit;
     } catch {
       // Not in a container, or not to be read.

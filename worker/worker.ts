@@ -21,8 +21,10 @@ import { errorData, writeException } from "../protocol/remote_error.ts";
 import { listenerTo, startWorkerActor } from "./actor.ts";
 import { type Directories, makeDirectories } from "./directories.ts";
 import type { CallsAside } from "./execute/aside.ts";
-import type { ExecutorListener, ExecutorPool, Outcome } from "./execute/executor.ts";
-import { startProcessPool } from "./execute/processes.ts";
+import type { ExecutorListener, ExecutorPool, IsolationName, Outcome } from "./execute/executor.ts";
+import type { InProcessOptions } from "./execute/in_process.ts";
+import { INPUT_CACHE_BYTES_MAX } from "./execute/inputs.ts";
+import { type ProcessPoolOptions, startProcessPool } from "./execute/processes.ts";
 import {
   averageBandwidth,
   BANDWIDTH_BYTES,
@@ -36,6 +38,8 @@ import { nextWait, retireAfterMs } from "./lifetime.ts";
 import { LogRing } from "./log_ring.ts";
 import type { Address, RunSpec, WorkerEvent, WorkerStatus } from "./machine/events.ts";
 import { WorkerMachine } from "./machine/machine.ts";
+import type { MemoryLimits } from "./memory.ts";
+import { canReadProcesses, startMemoryMonitor, workerProcessBytes } from "./memory_monitor.ts";
 import type { WorkerCalls } from "./messages.ts";
 import { Monitor, type Sample } from "./monitor.ts";
 import { checkResources, readOptions, type WorkerOptions, type WorkerSettings } from "./options.ts";
@@ -62,6 +66,8 @@ const FAREWELL_MS_MAX = 1_500;
 
 /** The scheduler believes that a task is here, and it is not: only our end makes it place the task again. */
 const TASK_LOST = "a compute-task could not be read";
+/** Heaps of executors are never limited to less, MiB. */
+const HEAP_MIB_MIN = 64;
 
 /** How a worker ended. */
 export interface WorkerEnd {
@@ -132,7 +138,13 @@ export async function startWorker(options?: string | WorkerOptions): Promise<Wor
   settings.signal?.throwIfAborted();
   await using started = new AsyncDisposableStack();
   const log = new LogRing(settings.logger);
-  const directories = started.use(await makeDirectories(settings.localDirectory, log));
+  const directories = started.use(
+    await makeDirectories({
+      base: settings.localDirectory,
+      spill: settings.memory !== null && settings.memory.spillUntilBytes < Infinity,
+      logger: log,
+    }),
+  );
   const connection = await connectScheduler(settings.transport, settings.scheduler, {
     timeoutMs: settings.connectTimeoutMs,
     signal: settings.signal,
@@ -225,24 +237,21 @@ class Worker implements WorkerHandle {
     this.#parts.defer(() => this.#monitor.stop());
     const versions = await askVersions(channel, logger);
 
-    const { frames, sockets, roomBytes } = this.#directories;
-    const store = this.#owned(
-      startStore({ directory: frames, fileRoomBytes: roomBytes, logger, onCrash: onCrash("store") }),
-    );
+    const { frames, ramBacked, spill, roomBytes } = this.#directories;
+    const { memory } = settings;
+    const store = this.#owned(startStore({
+      directory: frames,
+      ramBacked,
+      fileRoomBytes: roomBytes,
+      spill: memory === null || spill === null
+        ? null
+        : { directory: spill, targetBytes: memory.targetBytes ?? Infinity, limitBytes: memory.limitBytes },
+      logger,
+      onCrash: onCrash("store"),
+    }));
     this.#parts.use(this.#rpc);
     this.#parts.use(this.#peers);
-    const startPool = (slots: number, listener: ExecutorListener) =>
-      startProcessPool({
-        slots,
-        directory: frames ?? sockets,
-        socketDirectory: sockets,
-        scheduler: settings.scheduler,
-        tls: settings.tls,
-        listener,
-        logger,
-        preload: settings.preload,
-        ...(settings.permissions === undefined ? {} : { permissions: settings.permissions }),
-      });
+    const startPool = await this.#poolStarter();
     const pool = startPool(this.slots, listenerTo(() => this.#actor!, systemClock));
     this.#pool = this.#parts.use(pool);
     // Executors warm up while the rest is made.
@@ -326,6 +335,7 @@ class Worker implements WorkerHandle {
         store: stored,
         peer: transfers,
         sample,
+        memoryBytes: workerProcessBytes(pool, stored.fileBytes),
         loopIntervalSeconds: this.#monitor.loopIntervalSeconds,
         bandwidth: this.#bandwidth = averageBandwidth(this.#bandwidth, anew ? transfers.bandwidth : {}),
       };
@@ -344,7 +354,7 @@ class Worker implements WorkerHandle {
       slots: this.slots,
       memoryLimitBytes: settings.memoryLimitBytes,
       resources: settings.resources,
-      localDirectory: frames ?? sockets,
+      localDirectory: spill ?? frames,
       versions,
       metrics: writeMetrics(firstFigures(Date.now(), this.#monitor)),
       dashboardPort: this.dashboardPort,
@@ -378,6 +388,17 @@ class Worker implements WorkerHandle {
       logger,
     });
     this.#stopHeartbeats = () => heartbeats.stop();
+    if (memory !== null) {
+      const monitor = startMemoryMonitor({
+        limits: memory,
+        store: store.ref,
+        pool,
+        status: () => this.status,
+        takeStatus: (status, stimulusId) => this.#takeStatus(status, stimulusId),
+        logger,
+      });
+      this.#parts.defer(() => monitor.stop());
+    }
     this.#keepAlive = setInterval(() => this.#send({ op: "keep-alive" }), KEEP_ALIVE_MS);
     settings.signal?.addEventListener("abort", this.#onAbort, { once: true });
     const { lifetime } = settings;
@@ -433,6 +454,28 @@ class Worker implements WorkerHandle {
     this.#end({ reason: "the start failed", crashed: false, restart: false });
   }
 
+  /** What starts pools of executors. The isolations that are not asked for are not loaded. */
+  async #poolStarter(): Promise<(slots: number, listener: ExecutorListener) => ExecutorPool> {
+    const { frames, sockets, spill } = this.#directories;
+    const { memory, isolation, permissions, preload, scheduler, tls, abortGraceMs: graceMs } = this.#settings;
+    const logger: Logger = this.#log;
+    const limits = memory === null ? {} : executorMemory(memory, this.slots, isolation, logger);
+    const options = { permissions, preload, scheduler, tls, graceMs, logger, ...limits };
+    const start = isolation === "process"
+      ? (given: InProcessOptions) =>
+        startProcessPool({
+          ...given,
+          ...options,
+          directory: frames,
+          socketDirectory: sockets,
+          spillDirectory: spill,
+        })
+      : isolation === "thread"
+      ? (await import("./execute/threads.ts")).startThreadPool
+      : (await import("./execute/inline.ts")).startInlinePool;
+    return (slots, listener) => start({ ...options, slots, listener });
+  }
+
   /** The part ends with the worker. */
   #owned<T extends Actor<never> | { stop(): Promise<void> }>(actor: T): T {
     this.#parts.defer(() => actor.stop());
@@ -442,7 +485,7 @@ class Worker implements WorkerHandle {
   #describe(): WorkerDescription {
     const { scheduler, memoryLimitBytes, nanny } = this.#settings;
     const { id, address, name, status, slots } = this;
-    const { frames, sockets } = this.#directories;
+    const { frames, spill } = this.#directories;
     return {
       id,
       address,
@@ -451,7 +494,7 @@ class Worker implements WorkerHandle {
       status,
       slots,
       memoryLimitBytes,
-      localDirectory: frames ?? sockets,
+      localDirectory: spill ?? frames,
       nanny: nanny !== null,
     };
   }
@@ -692,6 +735,27 @@ class Worker implements WorkerHandle {
 function mentionsTask(frames: readonly Frame[]): boolean {
   const [head] = frames;
   return head instanceof Uint8Array && new TextDecoder("latin1").decode(head).includes("compute-task");
+}
+
+/** What executors are told of a limit. */
+function executorMemory(
+  { limitBytes }: MemoryLimits,
+  slots: number,
+  isolation: IsolationName,
+  logger: Logger,
+): Pick<ProcessPoolOptions, "inputCacheBytesMax" | "tellMemory" | "v8Flags"> {
+  const inputCacheBytesMax = Math.min(INPUT_CACHE_BYTES_MAX, Math.floor(limitBytes / (8 * slots)));
+  if (isolation !== "process") return { inputCacheBytesMax };
+  if (canReadProcesses()) {
+    logger.log("debug", "Memory of executors is read from /proc");
+    return { inputCacheBytesMax };
+  }
+  const heapMiB = Math.max(HEAP_MIB_MIN, Math.floor(limitBytes / slots / 2 ** 20));
+  logger.log(
+    "info",
+    `Memory of executors cannot be read without --allow-all: they tell it after calls, and have heaps of ${heapMiB} MiB`,
+  );
+  return { inputCacheBytesMax, tellMemory: true, v8Flags: [`--max-old-space-size=${heapMiB}`] };
 }
 
 /** Waits for a step of the farewell, not for ever, and whatever comes of it. */

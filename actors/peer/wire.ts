@@ -125,9 +125,10 @@ export function writeGetDataReply(
   found: readonly Stored[],
   files = false,
 ): { readonly status: "OK"; readonly data: ReadonlyMap<Key, Serialized | LinkedPayload> } {
-  const write = (payload: Payload) =>
-    files && payload.frames.some(isFileFrame) ? link(payload) : serialized(payload);
-  return { status: "OK", data: new Map(found.map(({ key, payload }) => [key, write(payload)])) };
+  // What was spilled lies on another file system, from where no file can be taken over.
+  const write = ({ payload, spilled }: Stored) =>
+    files && !spilled && payload.frames.some(isFileFrame) ? link(payload) : serialized(payload);
+  return { status: "OK", data: new Map(found.map((stored) => [stored.key, write(stored)])) };
 }
 
 function link({ header, frames }: Payload): LinkedPayload {

@@ -9,11 +9,18 @@
  */
 import { type Logger, silent } from "../../base/log.ts";
 import { SerializationError } from "../../protocol/errors.ts";
-import { type FileFrame, type Frame, isFileFrame, type Payload } from "../../protocol/payload.ts";
-import { type Actor, spawn } from "../kernel/mod.ts";
-import { FILE_BYTES_MIN, StoreDisk } from "./disk.ts";
+import { formatBytes } from "../../base/units.ts";
+import {
+  type FileFrame,
+  type Frame,
+  isFileFrame,
+  type Payload,
+  payloadBytes,
+} from "../../protocol/payload.ts";
+import { type Actor, type Clock, spawn, systemClock, Timers, toError } from "../kernel/mod.ts";
+import { FILE_BYTES_MIN, type SpillWriter, spillWriter, StoreDisk } from "./disk.ts";
 import { StoreMachine } from "./machine.ts";
-import { filesIn, type StoreCalls } from "./messages.ts";
+import { filesIn, type StoreCalls, type StoreEvents } from "./messages.ts";
 
 /** Bytes of a received buffer that a frame may keep alive beside itself; one that would keep more is copied. */
 const SLACK_BYTES_MAX = 4_096;
@@ -26,15 +33,44 @@ export interface StoreOptions {
   readonly fileBytesMin?: number;
   /** Bytes that the files may take in all; beyond, `allocate` answers null. Default: until the disk is full. */
   readonly fileRoomBytes?: number;
+  /** Whether files in `directory` are memory. Default true. */
+  readonly ramBacked?: boolean;
+  /** Where payloads go that memory does not hold. Default: nowhere. */
+  readonly spill?: SpillOptions | null;
+  readonly clock?: Clock;
   readonly logger?: Logger;
   /** The store has crashed: without it nothing can go on. */
   readonly onCrash?: (error: Error) => void;
 }
 
+/** How a store spills. */
+export interface SpillOptions {
+  /** Private folder on disk; it exists. */
+  readonly directory: string;
+  /** Bytes in memory from which on it spills, least recently used first. `Infinity`: only when it is told to. */
+  readonly targetBytes: number;
+  /** Bytes in memory that it never exceeds while the disk takes nothing: what is to be stored then is refused. */
+  readonly limitBytes: number;
+  /** Writes files. Default: {@linkcode spillWriter} in `directory`. */
+  readonly write?: SpillWriter;
+}
+
+/** After the disk took no file it is left alone for this long, ms. */
+export const SPILL_RETRY_MS = 1_000;
+/** A disk that takes nothing is told of this often, ms. */
+const SPILL_WARNING_MS = 30_000;
+
 /** Starts a store. When `stop` has resolved, none of its files is left. */
 export function startStore(options: StoreOptions): Actor<StoreCalls> {
   const { directory, fileBytesMin = FILE_BYTES_MIN, fileRoomBytes = Infinity, logger = silent } = options;
-  const machine = new StoreMachine({ fileBytesMin, roomBytes: directory === null ? 0 : fileRoomBytes });
+  const { spill = null, ramBacked = true, clock = systemClock } = options;
+  const machine = new StoreMachine({
+    fileBytesMin,
+    roomBytes: directory === null ? 0 : fileRoomBytes,
+    ramBacked,
+    targetBytes: spill?.targetBytes ?? Infinity,
+  });
+  const writeSpilled = spill === null ? null : spill.write ?? spillWriter(spill.directory);
   const disk = new StoreDisk(directory, logger);
 
   const discard = (file: string): void => {
@@ -58,7 +94,39 @@ export function startStore(options: StoreOptions): Actor<StoreCalls> {
     return null;
   };
 
-  const actor = spawn<StoreCalls>("store", {
+  /** The files that are being written, or were last. */
+  let spilling: Promise<readonly FileFrame[] | null> = Promise.resolve(null);
+  /** Why the disk took nothing the last time; null: it did. */
+  let spillFailure: string | null = null;
+  let warnedAt = -Infinity;
+
+  const spillMore = (): void => {
+    if (writeSpilled === null || spillFailure !== null) return;
+    const next = machine.beginSpill();
+    if (next === null) return;
+    const ended = (written: readonly FileFrame[] | null, reason: string) => {
+      actor.ref.tell("spilled", { written, reason });
+      return written;
+    };
+    spilling = writeSpilled(next.frames).then(
+      (written) => ended(written, ""),
+      (thrown) => ended(null, toError(thrown).message),
+    );
+  };
+
+  /** Why there is no room for a payload, or null. As long as the disk takes what is spilled there always is. */
+  const overflow = (payload: Payload): string | null => {
+    if (spill === null || spillFailure === null) return null;
+    const bytes = payloadBytes(payload);
+    if (machine.memoryBytes + bytes <= spill.limitBytes) return null;
+    return `its ${formatBytes(bytes)} do not fit into the memory limit of ${
+      formatBytes(spill.limitBytes)
+    } beside ${
+      formatBytes(machine.memoryBytes)
+    } of other values, and nothing can be spilled to ${spill.directory}: ${spillFailure}`;
+  };
+
+  const actor = spawn<StoreCalls & StoreEvents>("store", {
     allocate({ byteLength }, asker) {
       if (!machine.fits(byteLength)) return asker.answer(null);
       const file = disk.newFile();
@@ -70,7 +138,7 @@ export function startStore(options: StoreOptions): Actor<StoreCalls> {
       asker.answer();
     },
     commit({ key, payload }, asker) {
-      const refusal = refusalOf(payload);
+      const refusal = refusalOf(payload) ?? overflow(payload);
       if (refusal !== null) {
         for (const file of filesIn(payload)) discard(file);
         return asker.refuse(new SerializationError(`Cannot store "${key}": ${refusal}`));
@@ -78,6 +146,7 @@ export function startStore(options: StoreOptions): Actor<StoreCalls> {
       const { stored, unneeded } = machine.commit(key, compact(payload));
       disk.remove(unneeded);
       asker.answer({ id: stored.id, nbytes: stored.nbytes });
+      spillMore();
     },
     view: ({ keys }, asker) => asker.answer(machine.view(keys)),
     release({ lease }, asker) {
@@ -89,13 +158,43 @@ export function startStore(options: StoreOptions): Actor<StoreCalls> {
       disk.remove(unneeded);
       asker.answer({ ids });
     },
+    spill({ memoryBytes }, asker) {
+      machine.wantBytes(memoryBytes);
+      spillMore();
+      asker.answer();
+    },
+    spilled({ written, reason }) {
+      disk.remove(machine.endSpill(written));
+      if (written !== null) return spillMore();
+      spillFailure = reason;
+      retry.set("retry", clock.now() + SPILL_RETRY_MS);
+      if (clock.now() - warnedAt < SPILL_WARNING_MS) return;
+      warnedAt = clock.now();
+      logger.log("warning", "Cannot spill to disk, values stay in memory", {
+        directory: spill?.directory,
+        reason,
+      });
+    },
+    retry() {
+      spillFailure = null;
+      spillMore();
+    },
     usage: (_, asker) => asker.answer(machine.usage()),
   }, {
-    onStop: () => disk.remove(machine.close()),
+    onStop() {
+      retry.clearAll();
+      disk.remove(machine.close());
+    },
     ...(options.onCrash === undefined ? {} : { onCrash: options.onCrash }),
   });
 
-  const stopped = actor.stopped.then(() => disk.settled());
+  const retry = new Timers<"retry">(clock, () => actor.ref.tell("retry", {}));
+
+  const stopped = actor.stopped.then(async () => {
+    // Nobody hears any more of what was just written.
+    disk.remove((await spilling ?? []).map(({ file }) => file));
+    await disk.settled();
+  });
   return {
     ref: actor.ref,
     stopped,

@@ -1,7 +1,7 @@
 /**
  * The store's folder: large frames, one a file. The folder is private (0700), made and removed by whoever starts the
  * store, and RAM-backed where the machine has room. Names are never guessable, so that nobody can talk the store into
- * a file that it did not write.
+ * a file that it did not write. What is spilled lies in a second folder like it, on disk.
  *
  * @module
  */
@@ -9,7 +9,7 @@ import { assert } from "../../base/assert.ts";
 import type { Logger } from "../../base/log.ts";
 import { silent } from "../../base/log.ts";
 import type { FrameAllocator, FrameSink } from "../../comm/comm.ts";
-import type { FileFrame, Frame } from "../../protocol/payload.ts";
+import { type FileFrame, type Frame, isFileFrame } from "../../protocol/payload.ts";
 import { type Clock, systemClock, toError } from "../kernel/mod.ts";
 
 /** Frames smaller than this stay in memory unless told otherwise, bytes. */
@@ -92,6 +92,40 @@ export class StoreDisk {
     }
     this.#removing = null;
   }
+}
+
+/** Writes frames to files on disk, whole or not at all. */
+export type SpillWriter = (frames: readonly Frame[]) => Promise<FileFrame[]>;
+
+/**
+ * Spills to `directory`. Files get their names when they are complete, so what has a name can be read. Nothing is left
+ * of frames that could not be written.
+ */
+export function spillWriter(directory: string): SpillWriter {
+  const newFile = fileNames(directory);
+  return async (frames) => {
+    const written: FileFrame[] = [];
+    let part = "";
+    try {
+      for (const frame of frames) {
+        const file = newFile();
+        part = `${file}.part`;
+        // A file is copied by the kernel, and not in this thread.
+        if (isFileFrame(frame)) await Deno.copyFile(frame.file, part);
+        else await Deno.writeFile(part, frame, { createNew: true, mode: 0o600 });
+        const { size } = await Deno.lstat(part);
+        if (size !== frame.byteLength) {
+          throw new Error(`"${part}" should have ${frame.byteLength} bytes, and has ${size}`);
+        }
+        await Deno.rename(part, file);
+        written.push({ file, byteLength: frame.byteLength });
+      }
+      return written;
+    } catch (thrown) {
+      for (const file of [part, ...written.map(({ file }) => file)]) removeIfThere(file);
+      throw thrown;
+    }
+  };
 }
 
 /**

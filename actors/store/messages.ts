@@ -3,7 +3,8 @@
  *
  * @module
  */
-import type { Payload } from "../../protocol/payload.ts";
+import type { FileFrame, Payload } from "../../protocol/payload.ts";
+import type { StoreUsage } from "./machine.ts";
 
 /** A payload in the store. `id` is unique for the life of the store: the same key committed again gets another. */
 export interface Stored {
@@ -12,6 +13,8 @@ export interface Stored {
   readonly payload: Payload;
   /** Exact bytes, header and frames. */
   readonly nbytes: number;
+  /** Whether its large frames were moved to files on disk. */
+  readonly spilled: boolean;
 }
 
 /** Messages of the store. */
@@ -40,11 +43,21 @@ export type StoreCalls = {
     readonly ask: { readonly keys: readonly string[] };
     readonly answer: { readonly ids: readonly number[] };
   };
-  /** Figures. `bytes` counts memory and RAM-backed files. */
-  readonly usage: {
-    readonly ask: Record<never, never>;
-    readonly answer: { readonly keys: number; readonly bytes: number; readonly fileBytes: number };
+  /** Spills payloads, beyond the target, until at most so many bytes are in memory; null: that is not wanted any more. */
+  readonly spill: { readonly ask: { readonly memoryBytes: number | null }; readonly answer: void };
+  /** Figures. */
+  readonly usage: { readonly ask: Record<never, never>; readonly answer: StoreUsage };
+};
+
+/** What the store tells itself besides. */
+export type StoreEvents = {
+  /** What was to be spilled is written; null: it could not be, for this reason. */
+  readonly spilled: {
+    readonly ask: { readonly written: readonly FileFrame[] | null; readonly reason: string };
+    readonly answer: void;
   };
+  /** Time to try again. */
+  readonly retry: { readonly ask: Record<never, never>; readonly answer: void };
 };
 
 /**

@@ -3,7 +3,7 @@
  *
  * @module
  */
-export { startStore, type StoreOptions } from "./actor.ts";
+export { type SpillOptions, startStore, type StoreOptions } from "./actor.ts";
 export {
   type AllocatorOptions,
   FILE_BYTES_MIN,

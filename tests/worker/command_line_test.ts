@@ -37,6 +37,8 @@ Deno.test("readCommandLine reads the flags of dask worker", () => {
     ),
     ...["--resources", "GPU=2 MEM=10e9", "--log-level", "DEBUG", "--log-format=json", "--no-dashboard"],
     ...["--task-permissions", "read=/data,net"],
+    ...["--isolation", "thread"],
+    ...["--abort-grace", "1s"],
   );
   assertEquals(command, {
     type: "run",
@@ -54,6 +56,8 @@ Deno.test("readCommandLine reads the flags of dask worker", () => {
       localDirectory: "/tmp/x",
       deathTimeoutMs: 30_000,
       taskPermissions: "read=/data,net",
+      isolation: "thread",
+      abortGraceMs: 1_000,
       logLevel: "debug",
       logFormat: "json",
     },

@@ -63,9 +63,10 @@ return [values == list(range(40)), all(len(w) == 1 for w in who.values()), sum(b
 });
 
 Deno.test("replicate, rebalance and the active memory manager move copies between languages", async () => {
-  // A limit that 19 MB are much of makes `rebalance` move them.
-  await using own = await worker({ memoryLimit: 40e6 });
-  await using other = await worker({ memoryLimit: 40e6 });
+  // A limit that 19 MB are much of makes `rebalance` move them. A worker takes more than it by itself.
+  const memory = { target: false, spill: false, pause: false, terminate: false } as const;
+  await using own = await worker({ memoryLimit: 40e6, memory });
+  await using other = await worker({ memoryLimit: 40e6, memory });
   await using peer = await pythonPeer("replicas");
   const copies = await run(
     `

@@ -206,6 +206,40 @@ return [len(seen), sorted(pings)[len(pings) // 2], info["metrics"]["event_loop_i
   await python.run(`client.cancel(spinning); del globals()["spinning"]`);
 });
 
+Deno.test("what a worker that was killed leaves on disk goes when the next one starts", async () => {
+  const base = await Deno.makeTempDir();
+  // Both folders of a worker come to lie in here.
+  Deno.env.set("TMPDIR", base);
+  const folders = () =>
+    [...Deno.readDirSync(base)].map((entry) => entry.name).filter((name) => /^dask-ts-\d+-/.test(name))
+      .sort();
+  try {
+    await using first = await start("--local-directory", base);
+    const address = await registered(first);
+    await python.run(`
+global large
+large = client.submit(ts("ones"), 200000, workers=["${address}"], pure=False)
+wait(large)
+del globals()["large"]`);
+    const executors = processTree(first.pid).slice(1);
+    for (const pid of executors) Deno.kill(pid, "SIGKILL");
+    first.kill("SIGKILL");
+    await first.ended;
+    const left = folders();
+    assertEquals(left.length, 2);
+    await using second = await start("--local-directory", base);
+    await registered(second);
+    assertEquals(folders().length, 2);
+    assertEquals(folders().filter((name) => left.includes(name)), []);
+    second.kill("SIGTERM");
+    await second.ended;
+    assertEquals(folders(), []);
+  } finally {
+    Deno.env.delete("TMPDIR");
+    await Deno.remove(base, { recursive: true });
+  }
+});
+
 Deno.test("values go from TypeScript to Python workers and back", async () => {
   await using own = await start("--name", "typescript");
   await using theirs = await pythonWorker(scheduler.address, ["--nthreads", "1", "--name", "python"]);

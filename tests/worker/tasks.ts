@@ -71,3 +71,19 @@ export async function touch(path: string): Promise<void> {
 }
 
 export function nothing(): void {}
+
+export function filled(value: number, count: number): Float64Array {
+  return new Float64Array(count).fill(value);
+}
+
+/** Takes so many bytes and holds them, without ever waiting. */
+export function greedy(bytes: number): number {
+  const held: Uint8Array[] = [];
+  for (let taken = 0; taken < bytes; taken += 2 ** 20) held.push(new Uint8Array(2 ** 20).fill(1));
+  for (;;) held[0]![0] = held.length & 255;
+}
+
+/** Needs the permission to read. */
+export function hosts(): number {
+  return Deno.readTextFileSync("/etc/hosts").length;
+}

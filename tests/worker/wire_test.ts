@@ -159,7 +159,8 @@ Deno.test("metrics hold all that the scheduler and its dashboard read", () => {
     ...figures,
     counts: { states: { memory: 1 }, executing: new Map(), ranSeconds: { add: 1.5 } },
     sample: { ...figures.sample, memory: 1000 },
-    store: { keys: 1, bytes: 50, fileBytes: 20 },
+    store: { keys: 1, bytes: 50, fileBytes: 20, diskBytes: 15 },
+    memoryBytes: 1020,
     peer: { ...figures.peer, bandwidth: { a: [30, 2], b: [60, 1] } },
     bandwidth: 30,
   });
@@ -189,6 +190,7 @@ Deno.test("metrics hold all that the scheduler and its dashboard read", () => {
     if (parts === "number") assertEquals(typeof metrics[name], "number", name);
     else assertEquals(Object.keys(metrics[name] as object), parts, name);
   }
+  assertEquals(metrics["spilled_bytes"], { memory: 15, disk: 15 });
   assertEquals((writeMetrics(figures)["bandwidth"] as { total: number }).total, 100e6);
   assertEquals({ ...writeExecuting(new Map([["x", AT - 1500]]), AT) }, { x: 1.5 });
 });

@@ -454,7 +454,7 @@ Deno.test("a scheduler that is not there is told after the time given", async ()
 
 Deno.test("options that are not available are refused clearly", async () => {
   for (
-    const options of [{ isolation: "thread" }, { spill: "/tmp" }, { reconnect: true }, {
+    const options of [{ reconnect: true }, {
       allowModules: ["x"],
     }] as const
   ) {

@@ -6,6 +6,11 @@
 import type { Payload } from "../../protocol/payload.ts";
 import type { RunSpec } from "../machine/events.ts";
 
+/** Where task code can run. */
+export const ISOLATIONS = ["process", "thread", "inline"] as const;
+/** One of them. */
+export type IsolationName = typeof ISOLATIONS[number];
+
 /** One input of a call: a value of the store, under a lease that the shell holds until the call ended. */
 export interface Input {
   readonly key: string;
@@ -61,6 +66,15 @@ export interface ExecutorListener {
   ended(key: string, runId: number, outcome: Outcome): void;
 }
 
+/** One executor of a pool. */
+export interface PoolExecutor {
+  readonly pid: number;
+  /** Names the call that runs in it; null: none does. */
+  readonly call: string | null;
+  /** What it said last of its memory, bytes; null: executors of this pool do not tell. */
+  readonly reportedBytes: number | null;
+}
+
 /**
  * A pool of executors, one a slot. At most one call runs and one waits in each; a waiting call moves to an idle slot
  * by itself, and is placed again when its executor dies before it started.
@@ -77,6 +91,10 @@ export interface ExecutorPool extends AsyncDisposable {
   withdraw(key: string, runId: number): void;
   /** Stops a call: by its signal first, by the end of its executor after `graceMs`. Followed by `ended`. */
   abort(key: string, runId: number, reason: string): void;
+  /** The processes of all executors that are there, also of those that are being ended. */
+  executors(): readonly PoolExecutor[];
+  /** Ends an executor that takes too much memory; its calls fail, as a `MemoryError` that says `reason`. */
+  terminate(pid: number, reason: string): void;
   /** These store ids are gone: executors drop them from what they keep. */
   forget(ids: readonly number[]): void;
   /** Ends all executors; no process is left when it resolves. Idempotent. */

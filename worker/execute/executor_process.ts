@@ -30,10 +30,11 @@ export interface Exit {
 }
 
 /** How to start an executor. */
-export interface Spawn {
+export interface Spawn<S> {
   readonly command: string;
   readonly args: readonly string[];
   readonly config: ExecutorConfig;
+  readonly set: S;
   readonly logger: Logger;
 }
 
@@ -64,10 +65,12 @@ const SIGNAL_NUMBERS: Readonly<Record<string, number>> = {
   SIGXCPU: 24,
 };
 
-/** A running (or ended) executor. `C` is what its owner calls a call. */
-export class ExecutorProcess<C> {
+/** A running (or ended) executor. `C` is what its owner calls a call, `S` a set of permissions. */
+export class ExecutorProcess<C, S> {
   readonly pid: number;
   readonly token: string;
+  /** The permissions of its tasks. */
+  readonly set: S;
   /** Begins the names of all its files. */
   readonly prefix: string;
   readonly ledger: Ledger;
@@ -79,6 +82,10 @@ export class ExecutorProcess<C> {
   killed = false;
   /** Resolves when the process is gone and all it had to say was read. */
   readonly exited: Promise<Exit>;
+  /** What it said last of its memory. */
+  toldBytes = 0;
+  /** Why it is being ended, when it takes too much memory. */
+  tooLarge: string | null = null;
   /** Number of the next result file that it will name. */
   resultFiles = 0;
   #link: ExecutorLink | null = null;
@@ -90,10 +97,12 @@ export class ExecutorProcess<C> {
   #pagesMade = 0;
   #pagesRemoved = 0;
   #tail = new Uint8Array(0);
+  #killedFor: string | null = null;
 
   /** Starts a process. Throws what Deno throws when that is not possible. */
-  constructor({ command, args, config, logger }: Spawn) {
+  constructor({ command, args, config, set, logger }: Spawn<S>) {
     this.token = config.token;
+    this.set = set;
     this.prefix = config.prefix;
     this.#directory = config.directory;
     this.ledger = new Ledger("worker", (page) => {
@@ -135,9 +144,10 @@ export class ExecutorProcess<C> {
     if (Ledger.pageOf(seq) > this.#pagesRemoved) this.#removePages(Ledger.pageOf(seq));
   }
 
-  /** SIGKILL. Idempotent. */
-  kill(): void {
+  /** SIGKILL. Idempotent. `why` is told instead of the signal: `"closed its connection to the worker"`. */
+  kill(why?: string): void {
     this.killed = true;
+    this.#killedFor ??= why ?? null;
     try {
       this.#child.kill("SIGKILL");
     } catch { /* gone already */ }
@@ -194,7 +204,9 @@ export class ExecutorProcess<C> {
     clearTimeout(timer);
     told.end();
     this.#link?.close();
-    return describeExit(status, new TextDecoder().decode(this.#tail), this.#link !== null);
+    const exit = describeExit(status, new TextDecoder().decode(this.#tail), this.#link !== null);
+    const killed = this.#killedFor !== null && status.signal === "SIGKILL";
+    return killed ? { ...exit, text: `was ended by the worker: it ${this.#killedFor}` } : exit;
   }
 
   #keepTail(chunk: Uint8Array): void {

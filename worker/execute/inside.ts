@@ -63,6 +63,13 @@ export class InsideClient {
     return this.#opened.then(({ giveUp }) => giveUp(reason)).catch(() => {}); // closed already, or lost
   }
 
+  /** Closes the client, if there is one. */
+  async close(): Promise<void> {
+    const opened = await this.#opened?.catch(() => null);
+    this.#opened = null;
+    await opened?.client.close();
+  }
+
   #forget(opened: Promise<OpenedClient>): void {
     if (this.#opened === opened) this.#opened = null;
   }

@@ -12,6 +12,8 @@ import { encodeFrames, FrameDecoder } from "../../protocol/frame.ts";
 import { decodeMsgpack, encodeMsgpack } from "../../protocol/msgpack/mod.ts";
 import { CommClosedError, ProtocolError } from "../../protocol/errors.ts";
 import type { Frame } from "../../protocol/payload.ts";
+import type { Stop } from "./policy.ts";
+import type { TaskNews } from "./running_task.ts";
 
 /** Frames from this size on travel as files of the shared folder, bytes. */
 export const FILE_BYTES_MIN = 1 << 16;
@@ -46,7 +48,8 @@ export type ToExecutor =
     annotations: Readonly<Record<string, unknown>>,
     attempt: number,
   ]
-  | readonly ["abort", seq: number, reason: string]
+  /** Stop this call: `name` and `reason` are those of the error that its signal carries. */
+  | readonly ["abort", seq: number, reason: string, name: Stop["name"]]
   /** Drop these kept inputs. */
   | readonly ["forget", ids: readonly number[]];
 
@@ -78,9 +81,9 @@ export type FromExecutor =
     tracebackText: string,
   ]
   | readonly ["rescheduled", seq: number, start: number]
-  | readonly ["seceded", seq: number, computeDuration: number]
-  /** Msgpack for a topic of the scheduler. */
-  | readonly ["event", seq: number, topic: string, message: Uint8Array]
+  | TaskNews
+  /** Its memory, after a call. */
+  | readonly ["memory", bytes: number]
   /** The ledger of this executor makes no sense; it ends itself. */
   | readonly ["damaged"];
 
@@ -106,6 +109,8 @@ export interface ExecutorConfig {
   readonly tls: { readonly ca: string; readonly cert: string; readonly key: string } | null;
   /** URLs of modules to load before the first task. */
   readonly preload: readonly string[];
+  /** Whether it is to tell its memory after calls. */
+  readonly tellMemory: boolean;
 }
 
 /** Name of page `page` of an executor's ledger. */

@@ -8,7 +8,7 @@ import { DaskError, type ErrorData, SerializationError } from "../../protocol/er
 import type { Frame, Payload } from "../../protocol/payload.ts";
 import { errorData, writeException } from "../../protocol/remote_error.ts";
 import { encodeValue, typeOfValue } from "../../protocol/value.ts";
-import { type Current, isReschedule, setCurrent } from "./current.ts";
+import { isReschedule, setCurrent } from "./current.ts";
 import { denoFiles, openLibc, type SharedFiles } from "./files.ts";
 import { KeptInputs } from "./inputs.ts";
 import { InsideClient } from "./inside.ts";
@@ -24,8 +24,9 @@ import {
   type ToExecutor,
 } from "./link.ts";
 import { Loader } from "./load.ts";
-import { encodeEvent, Progress, PROGRESS_TOPIC } from "./news.ts";
+import { report } from "./report.ts";
 import { runTask } from "./run.ts";
+import { RunningTask, type TaskNews } from "./running_task.ts";
 
 type CallRecord = Extract<ToExecutor, readonly ["call", ...unknown[]]>;
 type Inputs = ReturnType<KeptInputs["take"]>;
@@ -36,6 +37,9 @@ interface Waiting {
   /** Its inputs, or why they cannot be had. */
   readonly inputs: Inputs | Error;
 }
+
+/** Memory is told this often at most, ms: to ask for it takes longer than a small call. */
+const MEMORY_MS = 100;
 
 class Executor {
   readonly #config: ExecutorConfig;
@@ -49,6 +53,7 @@ class Executor {
   #running: RunningTask | null = null;
   #looping = false;
   #filesMade = 0;
+  #toldMemoryAt = 0;
 
   constructor(config: ExecutorConfig, files: SharedFiles, conn: Deno.Conn) {
     this.#config = config;
@@ -87,9 +92,7 @@ class Executor {
         this.#waiting.push({ record, inputs: this.#take(record, raw) });
         break;
       case "abort":
-        if (this.#running?.seq !== record[1]) break;
-        this.#running.abort(record[2]);
-        this.#inside.release(record[2]);
+        if (this.#running?.seq === record[1]) this.#running.abort({ reason: record[2], name: record[3] });
         break;
       case "forget":
         this.#kept.forget(record[1]);
@@ -117,24 +120,24 @@ class Executor {
       // What is known must leave before user code blocks this process, so nothing may be under way in front of it.
       while (this.#link.writing !== null) await this.#link.writing;
       const { record, inputs } = this.#waiting.shift()!;
-      const task = new RunningTask(record, this.#link, this.#inside);
+      const [, seq, key, , pickle, buffers, , annotations, attempt] = record;
+      const task = new RunningTask({ seq, key, annotations, attempt }, this.#say, this.#inside);
       const contest = this.#ledger.contest(task.seq, task.seq, task.start);
       if (contest === "late") continue;
       if (contest === "damaged") return await this.#giveUp();
       if (this.#link.pending) {
-        task.tellStarted();
+        this.#tellStarted(task);
         this.#link.flush();
       }
       this.#running = task;
       setCurrent(task);
       try {
         if (inputs instanceof Error) throw inputs;
-        const [, , , , pickle, buffers] = record;
         const values = new Map<string, unknown>();
         for (const { key, input } of inputs) values.set(key, input.value(this.#files));
         let result = runTask({ pickle, buffers }, values, this.#loader);
         if (result instanceof Promise) {
-          task.tellStarted();
+          this.#tellStarted(task);
           this.#link.flush();
           result = await result;
         }
@@ -149,10 +152,29 @@ class Executor {
       }
       setCurrent(undefined);
       this.#running = null;
+      if (this.#config.tellMemory) this.#tellMemory();
       if (this.#waiting.length === 0) this.#link.flush();
     }
     this.#link.flush();
     this.#looping = false;
+  }
+
+  #tellStarted(task: RunningTask): void {
+    if (task.toldStarted) return;
+    task.toldStarted = true;
+    this.#link.push(["started", task.seq, task.start]);
+  }
+
+  readonly #say = (task: RunningTask, news: TaskNews): void => {
+    this.#tellStarted(task);
+    this.#link.push(news);
+    this.#link.flush();
+  };
+
+  #tellMemory(): void {
+    if (Date.now() - this.#toldMemoryAt < MEMORY_MS) return;
+    this.#toldMemoryAt = Date.now();
+    this.#link.push(["memory", Deno.memoryUsage().rss]);
   }
 
   #succeed(task: RunningTask, result: unknown): void {
@@ -236,89 +258,6 @@ class Executor {
   }
 }
 
-/** What `current()` gives. Its functions are made when they are taken out of it, with what they need inside. */
-class RunningTask implements Current {
-  readonly key: string;
-  readonly attempt: number;
-  readonly seq: number;
-  readonly start = Date.now();
-  readonly #link: Link<FromExecutor, ToExecutor>;
-  readonly #inside: InsideClient;
-  readonly #annotations: CallRecord[7];
-  #progress: Progress | null = null;
-  #abort: AbortController | null = null;
-  #toldStarted = false;
-  #seceded = false;
-
-  constructor(record: CallRecord, link: Link<FromExecutor, ToExecutor>, inside: InsideClient) {
-    this.seq = record[1];
-    this.key = record[2];
-    this.#annotations = record[7];
-    this.attempt = record[8];
-    this.#link = link;
-    this.#inside = inside;
-  }
-
-  get signal(): AbortSignal {
-    return (this.#abort ??= new AbortController()).signal;
-  }
-
-  abort(reason: string): void {
-    (this.#abort ??= new AbortController()).abort(new DOMException(reason, "AbortError"));
-  }
-
-  get progress(): Current["progress"] {
-    this.#progress ??= new Progress(this.key, (message) => this.#event(PROGRESS_TOPIC, message));
-    const progress = this.#progress;
-    return (done, total) => progress.report(done, total);
-  }
-
-  get log(): Current["log"] {
-    return (topic, event) => this.#event(topic, encodeEvent(topic, event));
-  }
-
-  get secede(): Current["secede"] {
-    return () => {
-      if (this.#seceded) return;
-      this.#seceded = true;
-      this.#tell(["seceded", this.seq, Date.now() - this.start]);
-    };
-  }
-
-  /** As the client of a task notes it on those that it submits. */
-  get depth(): number {
-    const { deno } = this.#annotations;
-    const depth = typeof deno === "object" && deno !== null && "depth" in deno ? deno.depth : 0;
-    return Number.isSafeInteger(depth) && Number(depth) > 0 ? Number(depth) : 0;
-  }
-
-  get client(): Current["client"] {
-    return () => this.#inside.client();
-  }
-
-  /** The function has ended: says what was held back, and gives up what it holds of others. Null: there is nothing to wait for. */
-  leave(): Promise<void> | null {
-    this.#progress?.flush();
-    return this.#inside.release("the task that submitted it has ended");
-  }
-
-  tellStarted(): void {
-    if (this.#toldStarted) return;
-    this.#toldStarted = true;
-    this.#link.push(["started", this.seq, this.start]);
-  }
-
-  #event(topic: string, message: Uint8Array): void {
-    this.#tell(["event", this.seq, topic, message]);
-  }
-
-  #tell(record: FromExecutor): void {
-    this.tellStarted();
-    this.#link.push(record);
-    this.#link.flush();
-  }
-}
-
 /** Starts, and works until the worker is done with this process. */
 export async function runExecutor(): Promise<never> {
   const config = readConfig();
@@ -392,17 +331,6 @@ function readConfig(): ExecutorConfig {
 function watchParent(parent: number): void {
   const code = `setInterval(() => { if (Deno.ppid !== ${parent}) "a".repeat(2 ** 27 + 8).split(""); }, 250);`;
   new Worker(`data:text/javascript,${encodeURIComponent(code)}`, { type: "module", name: "watch-parent" });
-}
-
-function report(what: string, thrown: unknown): void {
-  let text: string;
-  try {
-    text = thrown instanceof Error ? thrown.stack ?? String(thrown) : String(thrown);
-  } catch {
-    text = "a value that cannot be described";
-  }
-  const bytes = new TextEncoder().encode(`${what}: ${text}\n`);
-  for (let at = 0; at < bytes.byteLength;) at += Deno.stderr.writeSync(bytes.subarray(at));
 }
 
 if (import.meta.main) await runExecutor();

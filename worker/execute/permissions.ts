@@ -67,6 +67,50 @@ export function parseTaskPermissions(text: string): TaskPermissions {
   return result as TaskPermissions;
 }
 
+/**
+ * What both `own` and `all` allow: a task that asks for itself gets no more than all tasks of its worker. Lists are
+ * compared by folder, host and port, and wildcards of variables; `base` is where relative paths begin.
+ */
+export function within(own: TaskPermissions, all: TaskPermissions, base: string): TaskPermissions {
+  if (all === "inherit") return own;
+  if (own === "inherit") return all;
+  if (own === "none" || all === "none") return "none";
+  const result: Record<string, boolean | "inherit" | readonly string[]> = {};
+  for (const kind of KINDS) {
+    const [mine, theirs] = [own[kind] ?? false, all[kind] ?? false];
+    const listed = (values: readonly (string | URL)[]) => values.map((value) => absolute(kind, value, base));
+    if (mine === false || theirs === false) continue;
+    if (typeof theirs !== "object") result[kind] = typeof mine === "object" ? listed(mine) : mine;
+    else if (typeof mine !== "object") result[kind] = listed(theirs);
+    else {
+      const [a, b] = [listed(mine), listed(theirs)];
+      result[kind] = [
+        ...a.filter((value) => b.some((other) => covers(kind, other, value))),
+        ...b.filter((value) => !a.includes(value) && a.some((other) => covers(kind, other, value))),
+      ];
+    }
+  }
+  return result;
+}
+
+/** Whether a grant of `whole` is one of `part`, too. */
+function covers(kind: TaskPermissionKind, whole: string, part: string): boolean {
+  if (whole === part) return true;
+  switch (kind) {
+    case "read":
+    case "write":
+      return part.startsWith(whole.endsWith("/") ? whole : `${whole}/`) && !part.split("/").includes("..");
+    case "net":
+    case "import":
+      // A host without a port stands for all its ports.
+      return part.startsWith(`${whole}:`) && /^\d+$/.test(part.slice(whole.length + 1));
+    case "env":
+      return whole.endsWith("*") && part.startsWith(whole.slice(0, -1));
+    case "sys":
+      return false;
+  }
+}
+
 /** What a child process is started with. */
 export interface Grants {
   /** Command-line flags for what tasks may do. */
@@ -141,23 +185,29 @@ export function grantsOf(permissions: TaskPermissions, base: string, query: Quer
 }
 
 /**
- * What a process that may do everything gives up to be as `flags` say.
+ * What a process that was started with all permissions gives up to have those of `flags`: a compiled program cannot be
+ * started with fewer.
  *
- * @throws {DaskError} when a kind is granted in part: a process can give up a whole kind, not all but a part of it.
+ * @throws {DaskError} for a kind that is granted in part: giving up leaves all of a kind, or nothing.
  */
-export function revocationsOf(flags: readonly string[]): Deno.PermissionDescriptor[] {
-  const revocations: Deno.PermissionDescriptor[] = [];
+export function givenUp(flags: readonly string[]): Deno.PermissionDescriptor[] {
+  const descriptors: Deno.PermissionDescriptor[] = [];
   for (const kind of [...KINDS, "run", "ffi"] as const) {
     if (flags.includes(`--allow-${kind}`)) continue;
-    if (flags.some((flag) => flag.startsWith(`--allow-${kind}=`))) {
+    const part = flags.find((flag) => flag.startsWith(`--allow-${kind}=`));
+    // Tasks that inherit import from Deno's own hosts, as far as the program was compiled with them.
+    if (part !== undefined && kind === "import") continue;
+    if (part !== undefined) {
       throw new DaskError(
-        `Cannot give tasks of a compiled worker the permission "${kind}" in part: give all of it or none, or start ` +
-          `the worker by deno run`,
+        `Cannot give tasks the permission "${
+          part.slice("--allow-".length)
+        }": a compiled worker gives all of ` +
+          `"${kind}" or none; start the worker with deno run instead`,
       );
     }
-    revocations.push({ name: kind });
+    descriptors.push({ name: kind } as Deno.PermissionDescriptor);
   }
-  return revocations;
+  return descriptors;
 }
 
 /** One flag that grants `values`. */

@@ -6,17 +6,28 @@
  * | what happens to an executor | its running call | its waiting call |
  * |---|---|---|
  * | it dies, or `Deno.exit` is called in it | ends as `failed`, kind `lost` | is placed again |
- * | it does not obey an abort in time | ends as `failed`, `AbortError` | is placed again |
+ * | it does not obey an abort in time | ends as `failed`, `AbortError` or `TimeoutError` | is placed again |
  * | its call secedes | goes on there | is placed again |
  * | it cannot start, three times | – | fails when no slot is left |
  *
+ * An executor has one set of permissions for life. A slot is given an executor of another set when a task asks for it;
+ * the one that it had is parked, warm, for the next task of its own set.
+ *
  * @module
  */
+import { assert } from "../../base/assert.ts";
 import { type Logger, silent } from "../../base/log.ts";
-import { DaskError, type ErrorData } from "../../protocol/errors.ts";
+import { CommClosedError, DaskError, type ErrorData } from "../../protocol/errors.ts";
 import { type Frame, isFileFrame, type Payload, payloadBytes } from "../../protocol/payload.ts";
 import { writeException } from "../../protocol/remote_error.ts";
-import type { ExecutorCall, ExecutorListener, ExecutorPool, Input, Outcome } from "./executor.ts";
+import type {
+  ExecutorCall,
+  ExecutorListener,
+  ExecutorPool,
+  Input,
+  Outcome,
+  PoolExecutor,
+} from "./executor.ts";
 import {
   type ExecutorConfig,
   FILE_BYTES_MIN,
@@ -26,18 +37,23 @@ import {
   type LinkFrame,
   type LinkInput,
 } from "./link.ts";
+import { currentFolder } from "./current_folder.ts";
+import { INPUT_CACHE_BYTES_MAX } from "./inputs.ts";
 import { holdDirectory } from "./directory_lock.ts";
 import {
   descriptorOf,
+  givenUp,
+  type Grants,
   grantsOf,
   grantsPath,
   hasWhole,
-  revocationsOf,
   type TaskPermissions,
   withGrant,
+  within,
 } from "./permissions.ts";
 import { decodeMsgpack } from "../../protocol/msgpack/mod.ts";
 import { ownFolders } from "./own_modules.ts";
+import { ACKNOWLEDGE_MS, GRACE_MS, readPolicy, type Stop, stoppedError, timedOut } from "./policy.ts";
 import { type ExecutorLink, ExecutorProcess, type Exit, removeFile } from "./executor_process.ts";
 
 /** Options of {@linkcode startProcessPool}. */
@@ -58,12 +74,20 @@ export interface ProcessPoolOptions {
   readonly logger?: Logger | undefined;
   /** The Deno executable. Default: the one that runs this. */
   readonly execPath?: string | undefined;
-  /** How long an aborted call may go on before its process is ended, ms. Default 250. */
+  /** How long a call that has acknowledged its abort may go on before its process is ended, ms. Default 250. */
   readonly graceMs?: number | undefined;
   /** URLs of modules that each executor loads before its first call, with the permissions of tasks. */
   readonly preload?: readonly string[] | undefined;
+  /** How long an executor has to acknowledge an abort before it is ended without grace, ms. Default 50. */
+  readonly acknowledgeMs?: number | undefined;
+  /** Warm executors without a slot that are kept: of other permission sets, and spares. Default: as many as slots. */
+  readonly parkedExecutorsMax?: number | undefined;
   /** Inputs that each executor keeps for later calls, bytes. Default 256 MiB. */
   readonly inputCacheBytesMax?: number | undefined;
+  /** Where inputs may lie that were spilled; executors get to read there. Default: nowhere. */
+  readonly spillDirectory?: string | null | undefined;
+  /** Whether executors are to tell their memory, because it cannot be seen from outside. Default false. */
+  readonly tellMemory?: boolean | undefined;
   /** Flags for V8, as `--max-old-space-size=512`. */
   readonly v8Flags?: readonly string[] | undefined;
   /** Address of the scheduler, for clients inside of tasks. Default: they can have none. */
@@ -73,11 +97,6 @@ export interface ProcessPoolOptions {
   /** Calls that may go on without a slot at a time: each keeps a process. Default 64. */
   readonly secededMax?: number | undefined;
 }
-
-/** Default of `graceMs`. */
-export const GRACE_MS = 250;
-/** Default of `inputCacheBytesMax`, per executor. */
-export const INPUT_CACHE_BYTES_MAX = 256 * 1024 * 1024;
 
 /** Default of `secededMax`. */
 export const SECEDED_MAX = 64;
@@ -90,22 +109,40 @@ const START_TIMEOUT_MS = 30_000;
 const PRELOAD_TIMEOUT_MS = 600_000;
 /** How long a slot is left alone after its last failed start, ms. */
 const RETRY_MS = 10_000;
+/** An executor that has closed its link is ended after this time, unless it has ended by itself, ms. */
+const UNLINKED_MS_MAX = 500;
 /** How often a call is placed again after its executor died before it began. */
 const PLACEMENTS_MAX = 4;
 /** How long after it was sent a call that is told neither as started nor as ended is looked up in the ledger, ms. */
 const LOOK_AFTER_MS = 10;
-/** How long a process whose call seceded and ended is kept for the next slot that needs one, ms. */
-const SPARE_MS = 1_000;
+/** A parked executor that nobody asks for is ended after this time, ms. */
+const PARKED_MS_MAX = 60_000;
+/** So long before an executor is ended by force the one in its place is started, ms: longer than a start takes. */
+const START_AHEAD_MS = 150;
+
 /** How long an idle slot waits for a fresh call before it takes one that waits elsewhere, ms. */
 const MOVE_AFTER_MS = 1;
 
+/** Sets of permissions that are remembered. */
+const SETS_MAX = 1_000;
+
 type Timer = ReturnType<typeof setTimeout>;
-type Executor = ExecutorProcess<Placed>;
+type Executor = ExecutorProcess<Placed, PermissionSet>;
+
+/** What executors of one set of permissions are started with. */
+interface PermissionSet {
+  /** Equal texts mean the same permissions. */
+  readonly id: string;
+  readonly args: readonly string[];
+  readonly revoke: readonly Deno.PermissionDescriptor[];
+}
 
 /** A call in this pool. */
 interface Placed {
   readonly id: string;
   readonly call: ExecutorCall;
+  readonly set: PermissionSet;
+  readonly timeoutMs: number | null;
   /** `queued`: here. `sent`: an executor has it, or will on connecting. `started`: it was told so. */
   state: "queued" | "sent" | "started";
   slot: Slot | null;
@@ -117,8 +154,10 @@ interface Placed {
   placements: number;
   /** It was taken back, and that is told when its executor is gone. */
   takenBack: boolean;
-  abortReason: string | null;
-  abortTimer: Timer | undefined;
+  stop: Stop | null;
+  /** Ends it by force. */
+  stopTimer: Timer | undefined;
+  timeoutTimer: Timer | undefined;
   /** Inputs that its executor was given with it and will keep. */
   introduced: number[];
   /** Files made for its inputs. */
@@ -150,10 +189,18 @@ class ProcessPool implements ExecutorPool {
   readonly #listener: ExecutorListener;
   readonly #logger: Logger;
   readonly #command: string;
-  readonly #args: readonly string[];
-  readonly #config: Omit<ExecutorConfig, "token" | "prefix">;
+  readonly #config: Omit<ExecutorConfig, "token" | "prefix" | "revoke">;
+  /** Sets by id, and by the text in which tasks asked for them. */
+  readonly #sets = new Map<string, PermissionSet>();
+  readonly #asked = new Map<string, PermissionSet>();
+  /** The set of all tasks that do not ask for another. */
+  readonly #common: PermissionSet;
+  /** Warm executors without a slot, least recently used first. */
+  readonly #parked = new Map<Executor, Timer>();
+  readonly #parkedMax: number;
   readonly #startMsMax: number;
   readonly #graceMs: number;
+  readonly #acknowledgeMs: number;
   readonly #keptBytesMax: number;
   readonly #name: string;
   readonly #server: Deno.UnixListener;
@@ -165,11 +212,9 @@ class ProcessPool implements ExecutorPool {
   readonly #calls = new Map<string, Placed>();
   readonly #queue: Placed[] = [];
   /** Started and not connected yet, by token. */
-  readonly #expected = new Map<string, { executor: Executor; slot: Slot; timer: Timer }>();
+  readonly #expected = new Map<string, { executor: Executor; timer: Timer }>();
   /** All processes that have not ended. Some have no slot any more: they run a call that seceded, or are being ended. */
   readonly #processes = new Set<Executor>();
-  /** Those that have neither slot nor call, and when they end. */
-  readonly #spares = new Map<Executor, Timer>();
   /** Connections that have not said who they are. */
   readonly #strangers = new Set<Deno.Conn>();
   /** Files made of large frames that were in memory, by payload id and frame number. */
@@ -195,56 +240,21 @@ class ProcessPool implements ExecutorPool {
     const preload = options.preload ?? [];
     this.#startMsMax = preload.length > 0 ? PRELOAD_TIMEOUT_MS : START_TIMEOUT_MS;
     this.#graceMs = options.graceMs ?? GRACE_MS;
+    this.#acknowledgeMs = options.acknowledgeMs ?? ACKNOWLEDGE_MS;
+    this.#parkedMax = options.parkedExecutorsMax ?? options.slots;
     this.#keptBytesMax = options.inputCacheBytesMax ?? INPUT_CACHE_BYTES_MAX;
     this.#command = options.execPath ?? Deno.execPath();
     this.#name = `x${Deno.pid.toString(36)}${randomName()}`;
     this.#ready.promise.catch(() => {}); // nobody has to ask
 
-    // In a compiled program the executable is the program itself, entered by another door.
-    const standalone = Deno.build.standalone;
     const sockets = this.#socketDirectory();
     const socket = `${sockets}/${this.#name}.sock`;
     const base = currentFolder();
     const libc = Deno.build.os === "linux" && hasWhole("ffi");
+    const { directory, scheduler = null, tls = null, tellMemory = false } = options;
+    this.#config = { socket, parent: Deno.pid, directory, libc, base, scheduler, tls, preload, tellMemory };
     const grants = grantsOf(options.permissions ?? "inherit", base);
-    // Task code may import this package, which is loaded when it does.
-    let flags: readonly string[] = withGrant(grants.flags, "read", ownFolders());
-    const revoke: Deno.PermissionDescriptor[] = [];
-    if (!libc) {
-      flags = withGrant(withGrant(flags, "read", [options.directory]), "write", [options.directory]);
-    }
-    // A compiled program has one set of permissions for all its processes: they give up what they shall not have.
-    if (standalone) revoke.push(...revocationsOf(flags));
-    // Giving up a path gives up the folders around it that were granted, too: what is granted anyway stays.
-    for (const kind of ["read", "write"] as const) {
-      if (grantsPath(flags, kind, socket)) continue;
-      flags = withGrant(flags, kind, [socket]);
-      revoke.push(descriptorOf(kind, socket));
-    }
-    if (!flags.includes("--allow-net")) {
-      flags = withGrant(flags, "net", [`unix:${socket}`]);
-      revoke.push(descriptorOf("net", `unix:${socket}`));
-    }
-    if (libc) {
-      flags = [...flags, "--allow-ffi"];
-      revoke.push({ name: "ffi" });
-    }
-    const main = new URL("./main.ts", import.meta.url);
-    if (main.protocol.startsWith("http")) flags = withGrant(flags, "import", [main.host]);
-    const v8 = options.v8Flags ?? [];
-    this.#args = standalone ? ["--executor"] : [
-      "run",
-      "--no-config",
-      "--no-lock",
-      "--no-prompt",
-      "--quiet",
-      ...v8.length === 0 ? [] : [`--v8-flags=${v8.join(",")}`],
-      ...flags,
-      main.href,
-    ];
-    const { directory, scheduler = null } = options;
-    const { tls = null } = options;
-    this.#config = { socket, parent: Deno.pid, directory, libc, revoke, base, scheduler, tls, preload };
+    this.#common = this.#permissionSet(grants);
     this.description =
       `${options.slots} executor process${
         options.slots === 1 ? "" : "es"
@@ -262,7 +272,7 @@ class ProcessPool implements ExecutorPool {
     for (let index = 0; index < options.slots; index++) {
       const slot: Slot = { index, executor: null, calls: [], failures: 0, failedAt: 0 };
       this.#slots.push(slot);
-      this.#start(slot);
+      this.#start(slot, this.#common);
     }
   }
 
@@ -277,9 +287,23 @@ class ProcessPool implements ExecutorPool {
   place(call: ExecutorCall): void {
     if (this.#closing !== null) return;
     const id = idOf(call.key, call.runId);
+    let set = this.#common;
+    let timeoutMs: number | null = null;
+    let refused: ErrorData | null = null;
+    if (call.annotations["deno"] !== undefined) {
+      try {
+        const policy = readPolicy(call.annotations);
+        timeoutMs = policy.timeoutMs;
+        if (policy.permissions !== null) set = this.#setFor(policy.permissions);
+      } catch (error) {
+        refused = errorFrom(error);
+      }
+    }
     const placed: Placed = {
       id,
       call,
+      set,
+      timeoutMs,
       state: "queued",
       slot: null,
       executor: null,
@@ -288,12 +312,17 @@ class ProcessPool implements ExecutorPool {
       sentAt: 0,
       placements: 0,
       takenBack: false,
-      abortReason: null,
-      abortTimer: undefined,
+      stop: null,
+      stopTimer: undefined,
+      timeoutTimer: undefined,
       introduced: [],
       spooled: [],
     };
     this.#calls.set(id, placed);
+    if (refused !== null) {
+      const error = refused;
+      return this.#later(() => this.#failUnstarted(placed, error));
+    }
     this.#queue.push(placed);
     this.#fill();
   }
@@ -308,9 +337,28 @@ class ProcessPool implements ExecutorPool {
     const placed = this.#calls.get(idOf(key, runId));
     if (placed === undefined) return this.#later(() => this.#listener.withdrawn(key, runId));
     if (placed.state !== "started" && this.#takeBack(placed)) return this.#tellWithdrawn(placed);
-    if (placed.takenBack || placed.abortReason !== null) return;
-    placed.abortReason = reason;
+    if (placed.takenBack || placed.stop !== null) return;
+    placed.stop = { name: "AbortError", reason };
     if (placed.state === "started") this.#stop(placed);
+  }
+
+  executors(): readonly PoolExecutor[] {
+    return [...this.#processes].map((executor) => {
+      const [first] = executor.calls.values();
+      return {
+        pid: executor.pid,
+        call: first?.state === "started" ? first.id : null,
+        reportedBytes: this.#config.tellMemory ? executor.toldBytes : null,
+      };
+    });
+  }
+
+  terminate(pid: number, reason: string): void {
+    for (const executor of this.#processes) {
+      if (executor.pid !== pid) continue;
+      executor.tooLarge = reason;
+      executor.kill();
+    }
   }
 
   forget(ids: readonly number[]): void {
@@ -343,23 +391,30 @@ class ProcessPool implements ExecutorPool {
       placed.slot = slot;
       placed.state = "sent";
       placed.placements++;
-      if (slot.executor !== null) this.#send(slot.executor, placed);
+      if (slot.executor?.set.id === placed.set.id) this.#send(slot.executor, placed);
+      else this.#change(slot, placed.set);
     }
     if (this.#queue.length > 0 && this.#slots.every((slot) => slot.failures >= START_FAILURES_MAX)) {
       this.#revive();
     }
   }
 
-  /** An idle slot, else one without a waiting call; of several the one that has most of the inputs. */
+  /**
+   * An idle slot, else one of the same permissions without a waiting call; of several the one that has most of the
+   * inputs.
+   */
   #choose(placed: Placed): Slot | null {
     let best: Slot | null = null;
     let bestScore = -1;
     for (const slot of this.#slots) {
       if (slot.calls.length > 1 || slot.failures >= START_FAILURES_MAX) continue;
-      const warm = slot.executor?.link != null;
       const idle = slot.calls.length === 0;
+      const fits = slot.executor?.set.id === placed.set.id;
+      // Who comes later does not overtake: so the slots run empty in time, and change.
+      if (!idle && !fits) continue;
+      const warm = fits && slot.executor?.link != null;
       // A call that is to be stopped will take its executor with it: not a good place to wait.
-      const doomed = !idle && slot.calls[0]!.abortReason !== null;
+      const doomed = !idle && slot.calls[0]!.stop !== null;
       let score = (idle ? 4 : doomed ? 0 : 2) + (warm ? 1 : 0);
       const kept = slot.executor?.kept;
       if (kept !== undefined && kept.size > 0) {
@@ -379,6 +434,7 @@ class ProcessPool implements ExecutorPool {
   #send(executor: Executor, placed: Placed): void {
     const { call } = placed;
     const { link } = executor;
+    assert(executor.set.id === placed.set.id, "A call runs under its own permissions");
     if (link === null) return;
     let inputs: LinkInput[];
     try {
@@ -445,7 +501,8 @@ class ProcessPool implements ExecutorPool {
   /** The call needs nothing of us any more. */
   #settle(placed: Placed): void {
     this.#calls.delete(placed.id);
-    clearTimeout(placed.abortTimer);
+    clearTimeout(placed.stopTimer);
+    clearTimeout(placed.timeoutTimer);
     this.#unspool(placed);
   }
 
@@ -580,52 +637,197 @@ class ProcessPool implements ExecutorPool {
     placed.introduced = [];
     executor.began(placed.seq);
     this.#listener.started(placed.call.key, placed.call.runId, placed.startedAt);
-    if (placed.abortReason !== null) this.#stop(placed);
+    if (placed.stop !== null) this.#stop(placed);
+    if (placed.timeoutMs !== null) this.#limit(placed, placed.timeoutMs);
+  }
+
+  // --- Permissions ---
+
+  /** The set of a task that asks for its own. Throws a `DaskError` that names what it cannot have. */
+  #setFor(permissions: TaskPermissions): PermissionSet {
+    const text = JSON.stringify(permissions);
+    let set = this.#asked.get(text);
+    if (set !== undefined) return set;
+    const { base } = this.#config;
+    let grants;
+    try {
+      grantsOf(permissions, base); // what this process does not have is an error, not a smaller set
+      grants = grantsOf(within(permissions, this.#options.permissions ?? "inherit", base), base);
+    } catch (cause) {
+      throw new DaskError(
+        `${messageOf(cause)} (tasks of this worker have: ${
+          grantsOf(this.#options.permissions ?? "inherit", base).summary
+        })`,
+        { cause },
+      );
+    }
+    set = this.#permissionSet(grants);
+    if (this.#asked.size >= SETS_MAX) this.#asked.delete(this.#asked.keys().next().value!);
+    this.#asked.set(text, set);
+    return set;
+  }
+
+  /** What starts an executor whose tasks have `grants`. */
+  #permissionSet(grants: Grants): PermissionSet {
+    const { directory, spillDirectory } = this.#options;
+    const { socket, libc } = this.#config;
+    const id = grants.flags.join(" ");
+    const known = this.#sets.get(id);
+    if (known !== undefined) return known;
+    // Task code may import this package, which is loaded when it does.
+    let flags: readonly string[] = withGrant(grants.flags, "read", ownFolders());
+    const revoke: Deno.PermissionDescriptor[] = [];
+    if (!libc) {
+      const readable = spillDirectory == null ? [directory] : [directory, spillDirectory];
+      flags = withGrant(withGrant(flags, "read", readable), "write", [directory]);
+    }
+    // In a compiled program the executable is the program itself, entered by another door.
+    if (Deno.build.standalone) return this.#keep({ id, args: ["--executor"], revoke: givenUp(flags) });
+    // Giving up a path gives up the folders around it that were granted, too: what is granted anyway stays.
+    for (const kind of ["read", "write"] as const) {
+      if (grantsPath(flags, kind, socket)) continue;
+      flags = withGrant(flags, kind, [socket]);
+      revoke.push(descriptorOf(kind, socket));
+    }
+    if (!flags.includes("--allow-net")) {
+      flags = withGrant(flags, "net", [`unix:${socket}`]);
+      revoke.push(descriptorOf("net", `unix:${socket}`));
+    }
+    if (libc) {
+      flags = [...flags, "--allow-ffi"];
+      revoke.push({ name: "ffi" });
+    }
+    const main = new URL("./main.ts", import.meta.url);
+    if (main.protocol.startsWith("http")) flags = withGrant(flags, "import", [main.host]);
+    const v8 = this.#options.v8Flags ?? [];
+    const args = [
+      "run",
+      "--no-config",
+      "--no-lock",
+      "--no-prompt",
+      "--quiet",
+      ...v8.length === 0 ? [] : [`--v8-flags=${v8.join(",")}`],
+      ...flags,
+      main.href,
+    ];
+    return this.#keep({ id, args, revoke });
+  }
+
+  #keep(set: PermissionSet): PermissionSet {
+    if (this.#sets.size >= SETS_MAX) this.#sets.delete(this.#sets.keys().next().value!);
+    this.#sets.set(set.id, set);
+    return set;
+  }
+
+  /** Gives a slot that was idle an executor of another set, and that its call. */
+  #change(slot: Slot, set: PermissionSet): void {
+    const old = slot.executor;
+    slot.executor = null;
+    this.#seat(slot, set);
+    // Last, so that what makes room for it is not what was wanted.
+    if (old !== null) this.#park(old);
+  }
+
+  /** Gives a slot without an executor a warm one, else a fresh one. */
+  #seat(slot: Slot, set: PermissionSet): void {
+    const executor = [...this.#parked.keys()].find((parked) => parked.set.id === set.id);
+    if (executor === undefined) return this.#start(slot, set);
+    slot.executor = this.#unpark(executor);
+    for (const placed of [...slot.calls]) if (placed.executor === null) this.#send(executor, placed);
+  }
+
+  /** Keeps an idle executor for later. */
+  #park(executor: Executor): void {
+    if (executor.killed || !this.#processes.has(executor)) return;
+    this.#parked.set(executor, setTimeout(() => this.#unpark(executor).kill(), PARKED_MS_MAX));
+    const [oldest = executor] = this.#parked.keys();
+    if (this.#parked.size > this.#parkedMax) this.#unpark(oldest).kill();
+  }
+
+  #unpark(executor: Executor): Executor {
+    clearTimeout(this.#parked.get(executor));
+    this.#parked.delete(executor);
+    return executor;
   }
 
   // --- Stopping ---
 
+  /** Stops a call when it has run for `timeoutMs`. */
+  #limit(placed: Placed, timeoutMs: number): void {
+    placed.timeoutTimer = setTimeout(() => {
+      if (placed.stop !== null) return;
+      placed.stop = timedOut(timeoutMs);
+      this.#stop(placed);
+    }, placed.startedAt + timeoutMs - Date.now());
+  }
+
   #stop(placed: Placed): void {
-    const { executor } = placed;
-    if (executor === null) return;
-    executor.link?.push(["abort", placed.seq, placed.abortReason ?? ""]);
+    const { executor, stop } = placed;
+    if (executor === null || stop === null) return;
+    executor.link?.push(["abort", placed.seq, stop.reason, stop.name]);
     executor.link?.flush();
-    placed.abortTimer = setTimeout(() => {
-      executor.kill();
-      // The fresh one need not wait for the end of the old one.
-      this.#replace(executor);
-    }, this.#graceMs);
+    this.#endIn(placed, executor, this.#acknowledgeMs);
+  }
+
+  /** Ends the executor of a call in `ms`, unless the call ends or something else is decided. */
+  #endIn(placed: Placed, executor: Executor, ms: number): void {
+    clearTimeout(placed.stopTimer);
+    // A task that obeys does so at once, mostly: nothing is started for those.
+    const aheadMs = Math.min(START_AHEAD_MS, 0.8 * ms);
+    placed.stopTimer = setTimeout(() => {
+      this.#spare(executor);
+      placed.stopTimer = setTimeout(() => {
+        // One more look at what came in while this process was busy.
+        placed.stopTimer = setTimeout(() => {
+          executor.kill();
+          // The fresh one need not wait for the end of the old one.
+          this.#replace(executor);
+        }, 0);
+      }, aheadMs);
+    }, ms - aheadMs);
+  }
+
+  /** Sees to it that an executor is warm when the slot of this one needs it. */
+  #spare({ set }: Executor): void {
+    if ([...this.#parked.keys()].some((parked) => parked.set.id === set.id)) return;
+    try {
+      this.#park(this.#spawn(set));
+    } catch { /* its slot will try again, and tell */ }
   }
 
   // --- Processes ---
 
-  #start(slot: Slot): void {
+  #start(slot: Slot, set: PermissionSet): void {
     if (this.#closing !== null) return;
-    const token = crypto.randomUUID();
-    const prefix = `${this.#name}-${this.#spawned++}`;
-    let executor: Executor;
     try {
-      executor = new ExecutorProcess({
-        command: this.#command,
-        args: this.#args,
-        config: { ...this.#config, token, prefix },
-        logger: this.#logger,
-      });
+      slot.executor = this.#spawn(set);
     } catch (error) {
       slot.executor = null;
-      this.#startFailed(slot, `could not be run: ${messageOf(error)}`, []);
-      return;
+      this.#startFailed(slot, set, `could not be run: ${messageOf(error)}`, []);
     }
-    slot.executor = executor;
+  }
+
+  /** Starts a process. Throws what Deno throws when that is not possible. */
+  #spawn(set: PermissionSet): Executor {
+    const token = crypto.randomUUID();
+    const prefix = `${this.#name}-${this.#spawned++}`;
+    const executor: Executor = new ExecutorProcess({
+      command: this.#command,
+      args: set.args,
+      config: { ...this.#config, revoke: set.revoke, token, prefix },
+      set,
+      logger: this.#logger,
+    });
     this.#processes.add(executor);
     const timer = setTimeout(() => executor.kill(), this.#startMsMax);
-    this.#expected.set(token, { executor, slot, timer });
+    this.#expected.set(token, { executor, timer });
     executor.exited.then((exit) => this.#exited(executor, exit));
+    return executor;
   }
 
   /** Gives the slot of an executor a fresh one. What has not begun goes elsewhere, what has stays with the old one. */
   #replace(executor: Executor): void {
-    const slot = this.#slots.find((slot) => slot.executor === executor);
+    const slot = this.#slotOf(executor);
     if (slot === undefined) return;
     slot.executor = null;
     for (const placed of slot.calls.toReversed()) {
@@ -636,29 +838,20 @@ class ProcessPool implements ExecutorPool {
         placed.slot = null;
       }
     }
-    const [spare] = this.#spares.keys();
-    if (spare === undefined) this.#start(slot);
-    else {
-      this.#unspare(spare);
-      slot.executor = spare;
-    }
+    this.#seat(slot, executor.set);
     this.#fill();
   }
 
-  /** Keeps a process for a while that has lost its slot to another: the next call that secedes needs one at once. */
-  #spare(executor: Executor): void {
-    if (executor.killed) return;
-    this.#spares.set(executor, setTimeout(() => (this.#unspare(executor), executor.kill()), SPARE_MS));
+  #slotOf(executor: Executor): Slot | undefined {
+    return this.#slots.find((slot) => slot.executor === executor);
   }
 
-  #unspare(executor: Executor): void {
-    clearTimeout(this.#spares.get(executor));
-    this.#spares.delete(executor);
-  }
-
-  #exited(executor: Executor, exit: Exit): void {
+  #exited(executor: Executor, ended: Exit): void {
+    const exit = executor.tooLarge === null
+      ? ended
+      : { text: executor.tooLarge, outOfMemory: true, lines: ended.lines };
     this.#processes.delete(executor);
-    this.#unspare(executor);
+    this.#unpark(executor);
     const expected = this.#expected.get(executor.token);
     if (expected !== undefined) {
       clearTimeout(expected.timer);
@@ -669,13 +862,13 @@ class ProcessPool implements ExecutorPool {
       return;
     }
     const calls = [...executor.calls.values()];
-    const slot = this.#slots.find((slot) => slot.executor === executor);
+    const slot = this.#slotOf(executor);
     if (slot !== undefined) {
       slot.executor = null;
-      if (expected !== undefined) this.#startFailed(slot, exit.text, exit.lines);
-      else this.#start(slot);
+      if (expected !== undefined) this.#startFailed(slot, executor.set, exit.text, exit.lines);
+      else this.#seat(slot, executor.set);
     }
-    if (calls.length > 0 && !calls.some((placed) => placed.abortReason !== null)) {
+    if (calls.length > 0 && !calls.some((placed) => placed.stop !== null)) {
       this.#logger.log("warning", `An executor ${exit.text}`, { executor: executor.pid });
     }
     for (const placed of calls.reverse()) this.#lostExecutor(placed, executor, exit);
@@ -689,7 +882,7 @@ class ProcessPool implements ExecutorPool {
       typeof executor.ledger.marked(placed.seq, 0) === "number";
     const { key, runId } = placed.call;
     this.#remove(placed);
-    if (!began && (placed.takenBack || placed.abortReason !== null)) {
+    if (!began && (placed.takenBack || placed.stop !== null)) {
       this.#settle(placed);
       this.#listener.withdrawn(key, runId);
     } else if (!began && placed.placements < PLACEMENTS_MAX) {
@@ -697,22 +890,32 @@ class ProcessPool implements ExecutorPool {
     } else {
       this.#endFailed(
         placed,
-        placed.abortReason === null ? lostError(key, exit) : abortedError(key, placed.abortReason),
+        placed.stop === null ? lostError(key, exit) : stoppedError(key, placed.stop),
       );
     }
   }
 
-  #startFailed(slot: Slot, reason: string, lines: readonly string[]): void {
+  #startFailed(slot: Slot, set: PermissionSet, reason: string, lines: readonly string[]): void {
     slot.failures++;
     slot.failedAt = Date.now();
     this.#logger.log("warning", `An executor could not start: it ${reason}`, { slot: slot.index });
-    if (slot.failures < START_FAILURES_MAX) return this.#start(slot);
+    if (slot.failures < START_FAILURES_MAX) return this.#start(slot, set);
     const said = lines.length === 0 ? "" : `; it said: ${lines.slice(-3).join(" | ")}`;
     const error = new DaskError(
       `Cannot start an executor, after ${START_FAILURES_MAX} tries: ${this.#command} ${reason}${said}`,
     );
-    this.#ready.reject(error);
     this.#logger.log("error", error.message);
+    if (set.id !== this.#common.id) {
+      // Only these permissions do not do: the slot is as good as before.
+      slot.failures = 0;
+      const calls = slot.calls.splice(0);
+      for (const placed of calls) placed.slot = null;
+      this.#later(() => {
+        for (const placed of calls) this.#failUnstarted(placed, errorFrom(error));
+      });
+      return this.#seat(slot, this.#common);
+    }
+    this.#ready.reject(error);
     this.#queue.unshift(
       ...slot.calls.splice(0).map((placed) => (placed.state = "queued", placed.executor = null, placed)),
     );
@@ -730,7 +933,7 @@ class ProcessPool implements ExecutorPool {
     }
     for (const slot of rested) {
       slot.failures = START_FAILURES_MAX - 1;
-      this.#start(slot);
+      this.#start(slot, this.#common);
     }
     this.#fill();
   }
@@ -779,13 +982,14 @@ class ProcessPool implements ExecutorPool {
       this.#logger.log("warning", "Closed a connection to the executors' socket: it did not name a token");
       return link.close();
     }
-    const { executor, slot, timer } = expected;
+    const { executor, timer } = expected;
     this.#expected.delete(executor.token);
     clearTimeout(timer);
     executor.connected(link, () => this.#read(executor, link));
-    slot.failures = 0;
+    const slot = this.#slotOf(executor);
+    if (slot !== undefined) slot.failures = 0;
     if (this.#warm < this.#slots.length && ++this.#warm === this.#slots.length) this.#ready.resolve();
-    for (const placed of [...slot.calls]) this.#send(executor, placed);
+    for (const placed of [...slot?.calls ?? []]) this.#send(executor, placed);
     this.#fill();
     this.#considerMoving();
   }
@@ -794,7 +998,7 @@ class ProcessPool implements ExecutorPool {
     try {
       for (;;) {
         const messages = await link.receive();
-        if (messages === null) return;
+        if (messages === null) return this.#unlinked(executor);
         for (const { records, raw } of messages) {
           for (const record of records) this.#handle(executor, record, raw);
         }
@@ -803,11 +1007,18 @@ class ProcessPool implements ExecutorPool {
         this.#considerMoving();
       }
     } catch (error) {
+      if (error instanceof CommClosedError) return this.#unlinked(executor);
       if (this.#closing === null) {
         this.#logger.log("error", `Ending an executor: ${messageOf(error)}`, { executor: executor.pid });
       }
-      executor.kill();
+      executor.kill("sent what makes no sense");
     }
+  }
+
+  /** Mostly it has ended, or is about to. One that goes on without a link would keep its calls for ever. */
+  #unlinked(executor: Executor): void {
+    const timer = setTimeout(() => executor.kill("closed its connection to the worker"), UNLINKED_MS_MAX);
+    executor.exited.then(() => clearTimeout(timer));
   }
 
   #handle(executor: Executor, record: FromExecutor, raw: readonly Frame[]): void {
@@ -821,6 +1032,10 @@ class ProcessPool implements ExecutorPool {
           executor: executor.pid,
         },
       );
+      return;
+    }
+    if (record[0] === "memory") {
+      executor.toldBytes = record[1];
       return;
     }
     const seq = record[1];
@@ -837,12 +1052,21 @@ class ProcessPool implements ExecutorPool {
       case "succeeded": {
         const [, , start, stop, header, frames, typename, pythonType] = record;
         const payload = fromLink(executor, header, frames, raw);
-        this.#end(placed, executor, { type: "succeeded", payload, typename, pythonType, start, stop });
+        if (placed.stop?.name === "TimeoutError") {
+          // Too late is too late: the same task gives the same answer on a slower machine.
+          for (const frame of payload.frames) if (isFileFrame(frame)) removeFile(frame.file);
+          this.#endStopped(placed, executor, placed.stop, start, stop);
+        } else this.#end(placed, executor, { type: "succeeded", payload, typename, pythonType, start, stop });
         break;
       }
       case "failed": {
         const [, , start, stop, header, frames, exceptionText, tracebackText] = record;
         const exception = fromLink(executor, header, frames, raw);
+        if (placed.stop?.name === "TimeoutError") {
+          for (const frame of exception.frames) if (isFileFrame(frame)) removeFile(frame.file);
+          this.#endStopped(placed, executor, placed.stop, start, stop);
+          break;
+        }
         this.#end(placed, executor, {
           type: "failed",
           exception,
@@ -863,6 +1087,9 @@ class ProcessPool implements ExecutorPool {
       case "event":
         this.#listener.event(key, runId, record[2], decodeMsgpack(record[3]));
         break;
+      case "acknowledged":
+        if (placed.stop !== null) this.#endIn(placed, executor, this.#graceMs);
+        break;
     }
   }
 
@@ -871,7 +1098,7 @@ class ProcessPool implements ExecutorPool {
     const { secededMax = SECEDED_MAX } = this.#options;
     const { key, runId } = placed.call;
     const slots = this.#slots.filter((slot) => slot.executor !== null).length;
-    const others = this.#processes.size - slots - this.#spares.size;
+    const others = this.#processes.size - slots - this.#parked.size;
     if (others >= secededMax) {
       return this.abort(
         key,
@@ -892,8 +1119,14 @@ class ProcessPool implements ExecutorPool {
     this.#listener.ended(placed.call.key, placed.call.runId, outcome);
     // After a seceded call: its slot has another process.
     if (executor.calls.size === 0 && !this.#slots.some((slot) => slot.executor === executor)) {
-      this.#spare(executor);
+      this.#park(executor);
     }
+  }
+
+  /** A call ended by itself after it was stopped. */
+  #endStopped(placed: Placed, executor: Executor, why: Stop, start: number, stop: number): void {
+    const written = writeException(stoppedError(placed.call.key, why));
+    this.#end(placed, executor, { type: "failed", ...written, start, stop });
   }
 
   #endFailed(placed: Placed, error: ErrorData): void {
@@ -919,9 +1152,13 @@ class ProcessPool implements ExecutorPool {
   async #close(): Promise<void> {
     clearTimeout(this.#moveTimer);
     clearTimeout(this.#lookTimer);
-    for (const executor of this.#spares.keys()) this.#unspare(executor);
     for (const { timer } of this.#expected.values()) clearTimeout(timer);
-    for (const placed of this.#calls.values()) clearTimeout(placed.abortTimer);
+    for (const timer of this.#parked.values()) clearTimeout(timer);
+    this.#parked.clear();
+    for (const placed of this.#calls.values()) {
+      clearTimeout(placed.stopTimer);
+      clearTimeout(placed.timeoutTimer);
+    }
     this.#ready.reject(new DaskError("Cannot wait for executors: their pool was closed"));
     this.#server.close();
     for (const conn of this.#strangers) conn.close();
@@ -943,7 +1180,7 @@ class ProcessPool implements ExecutorPool {
       const { executor, state } = placed;
       if (executor === null || state !== "started") continue;
       this.#leaving.add(placed);
-      executor.link?.push(["abort", placed.seq, "its worker ends"]);
+      executor.link?.push(["abort", placed.seq, "its worker ends", "AbortError"]);
       executor.link?.flush();
     }
     if (this.#leaving.size === 0) return;
@@ -1039,10 +1276,6 @@ function lostError(key: string, exit: Exit): ErrorData {
   };
 }
 
-function abortedError(key: string, reason: string): ErrorData {
-  return { name: "AbortError", message: `Stopped task "${key}": ${reason}`, stack: "", kind: "failed" };
-}
-
 function errorFrom(error: unknown): ErrorData {
   const { name, message } = error instanceof Error ? error : new Error(String(error));
   return { name, message, stack: "", kind: "failed" };
@@ -1058,12 +1291,4 @@ function idOf(key: string, runId: number): string {
 
 function randomName(): string {
   return crypto.getRandomValues(new Uint32Array(1))[0]!.toString(36);
-}
-
-function currentFolder(): string {
-  try {
-    return Deno.cwd();
-  } catch {
-    return "/";
-  }
 }

@@ -199,7 +199,7 @@ peerTest(
     assertEquals([alice.files().length, await outgoingOf(alice)], [1, 1]);
     channel.send("OK");
     await until(async () => await outgoingOf(alice) === 0 && alice.files().length === 0);
-    assertEquals(await alice.store.ref.ask("usage", {}), { keys: 0, bytes: 0, fileBytes: 0 });
+    assertEquals(await alice.store.ref.ask("usage", {}), { keys: 0, bytes: 0, fileBytes: 0, diskBytes: 0 });
     await channel.close();
   },
 );
@@ -298,7 +298,7 @@ peerTest("a peer that dies amid a transfer is unreachable, and leaves nothing be
   await Deno.truncate(`${alice.directory}/${alice.files().find((name) => name.startsWith("3-"))}`, 100_000);
   const answer = await bob.peer.ref.ask("fetch", { peer: alice.address, keys: ["x"] });
   assert(answer.type === "unreachable", JSON.stringify(answer));
-  assertEquals(await bob.store.ref.ask("usage", {}), { keys: 0, bytes: 0, fileBytes: 0 });
+  assertEquals(await bob.store.ref.ask("usage", {}), { keys: 0, bytes: 0, fileBytes: 0, diskBytes: 0 });
   await until(async () => await outgoingOf(alice) === 0);
   assertEquals(bob.files(), []);
 });

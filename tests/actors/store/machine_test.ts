@@ -18,12 +18,12 @@ function machine(roomBytes = Infinity): StoreMachine {
 
 Deno.test("figures count header and frames, in memory and in files", () => {
   const store = machine();
-  assertEquals(store.usage(), { keys: 0, bytes: 0, fileBytes: 0 });
+  assertEquals(store.usage(), { keys: 0, bytes: 0, fileBytes: 0, diskBytes: 0 });
   assertEquals(store.commit("x", inMemory(10, 0, 5)).stored.nbytes, 18);
   assertEquals(store.commit("y", inFiles(["/d/1", 1000])).stored.nbytes, 1003);
-  assertEquals(store.usage(), { keys: 2, bytes: 1021, fileBytes: 1000 });
+  assertEquals(store.usage(), { keys: 2, bytes: 1021, fileBytes: 1000, diskBytes: 0 });
   assertEquals(store.free(["y", "never there"]), { ids: [2], unneeded: ["/d/1"] });
-  assertEquals(store.usage(), { keys: 1, bytes: 18, fileBytes: 0 });
+  assertEquals(store.usage(), { keys: 1, bytes: 18, fileBytes: 0, diskBytes: 0 });
   store.validate();
 });
 
@@ -35,12 +35,12 @@ Deno.test("a lease keeps a freed payload; new views do not see it", () => {
   assertEquals(first.found.map((stored) => [stored.key, stored.id]), [["x", 1]]);
   assertEquals(store.free(["x"]), { ids: [1], unneeded: [] });
   assertEquals(store.view(["x"]).found, []);
-  assertEquals(store.usage(), { keys: 0, bytes: 1003, fileBytes: 1000 });
+  assertEquals(store.usage(), { keys: 0, bytes: 1003, fileBytes: 1000, diskBytes: 0 });
   assertEquals(store.release(first.lease), []);
   assertEquals(store.release(first.lease), []);
   store.validate();
   assertEquals(store.release(second.lease), ["/d/1"]);
-  assertEquals(store.usage(), { keys: 0, bytes: 0, fileBytes: 0 });
+  assertEquals(store.usage(), { keys: 0, bytes: 0, fileBytes: 0, diskBytes: 0 });
   assertEquals(store.leases, 1);
   store.validate();
 });
@@ -51,7 +51,7 @@ Deno.test("a key that is committed again gets another id; the old bytes go when 
   const { lease } = store.view(["x"]);
   const again = store.commit("x", inFiles(["/d/2", 200]));
   assertEquals([again.stored.id, again.unneeded], [2, []]);
-  assertEquals(store.usage(), { keys: 1, bytes: 306, fileBytes: 300 });
+  assertEquals(store.usage(), { keys: 1, bytes: 306, fileBytes: 300, diskBytes: 0 });
   assertEquals(store.view(["x"]).found[0]?.id, 2);
   assertEquals(store.release(lease), ["/d/1"]);
   assertEquals(store.commit("x", inMemory(1)).unneeded, []);
@@ -66,10 +66,10 @@ Deno.test("a file that two payloads share is counted once and goes with the last
   const payload = inFiles(["/d/1", 100]);
   store.commit("x", payload);
   store.commit("y", payload);
-  assertEquals(store.usage(), { keys: 2, bytes: 106, fileBytes: 100 });
+  assertEquals(store.usage(), { keys: 2, bytes: 106, fileBytes: 100, diskBytes: 0 });
   assertEquals(store.commit("y", payload).unneeded, []);
   assertEquals(store.free(["x"]).unneeded, []);
-  assertEquals(store.usage(), { keys: 1, bytes: 103, fileBytes: 100 });
+  assertEquals(store.usage(), { keys: 1, bytes: 103, fileBytes: 100, diskBytes: 0 });
   assertEquals(store.discard("/d/1"), []);
   assertEquals(store.refusal({ file: "/d/1", byteLength: 100 }), null);
   assertEquals(typeof store.refusal({ file: "/d/1", byteLength: 99 }), "string");
@@ -96,7 +96,7 @@ Deno.test("frames fit when they are large enough and there is room, allocated fi
   store.allocate("/d/3", 100);
   store.validate();
   assertEquals(store.close(), ["/d/1", "/d/3"]);
-  assertEquals(store.usage(), { keys: 0, bytes: 0, fileBytes: 0 });
+  assertEquals(store.usage(), { keys: 0, bytes: 0, fileBytes: 0, diskBytes: 0 });
 });
 
 /** Numbers that look random and follow from the seed. */
@@ -160,6 +160,6 @@ Deno.test("whatever happens in whatever order, files go once, and only when nobo
     current.clear();
     remove(store.free(["k0", "k1", "k2", "k3", "k4"]).unneeded);
     assertEquals([...files], [], `seed ${seed}: files are left`);
-    assertEquals(store.usage(), { keys: 0, bytes: 0, fileBytes: 0 });
+    assertEquals(store.usage(), { keys: 0, bytes: 0, fileBytes: 0, diskBytes: 0 });
   }
 });

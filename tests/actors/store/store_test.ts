@@ -46,10 +46,10 @@ storeTest("a store without a folder keeps all in memory", async () => {
   const bytes = Uint8Array.of(1, 2, 3);
   assertEquals(await store.ref.ask("commit", { key: "x", payload: payload(bytes) }), { id: 1, nbytes: 4 });
   const { lease, found } = await store.ref.ask("view", { keys: ["x", "y"] });
-  assertEquals(found, [{ key: "x", id: 1, nbytes: 4, payload: payload(bytes) }]);
+  assertEquals(found, [{ key: "x", id: 1, nbytes: 4, spilled: false, payload: payload(bytes) }]);
   await store.ref.ask("release", { lease });
   assertEquals(await store.ref.ask("free", { keys: ["x", "y"] }), { ids: [1] });
-  assertEquals(await store.ref.ask("usage", {}), { keys: 0, bytes: 0, fileBytes: 0 });
+  assertEquals(await store.ref.ask("usage", {}), { keys: 0, bytes: 0, fileBytes: 0, diskBytes: 0 });
   await store.stop();
   await assertRejects(() => store.ref.ask("usage", {}), ActorStoppedError);
 });
@@ -61,7 +61,7 @@ storeTest("files live as long as somebody reads them, and go then", async (direc
   await store.ref.ask("commit", { key: "x", payload: payload(frame) });
   const files = filesOf(directory);
   assertEquals(files.length, 1);
-  assertEquals(await store.ref.ask("usage", {}), { keys: 1, bytes: 1001, fileBytes: 1000 });
+  assertEquals(await store.ref.ask("usage", {}), { keys: 1, bytes: 1001, fileBytes: 1000, diskBytes: 0 });
   const { lease, found } = await store.ref.ask("view", { keys: ["x"] });
   assertEquals(found[0]?.payload.frames, [{ file: files[0]!, byteLength: 1000 }]);
   await store.ref.ask("free", { keys: ["x"] });
@@ -105,7 +105,7 @@ storeTest(
     await store.ref.ask("discard", { file: a });
     await store.ref.ask("discard", { file: "/etc/hostname" });
     assertEquals(await store.ref.ask("allocate", { byteLength: 401 }), null);
-    assertEquals(await store.ref.ask("usage", {}), { keys: 1, bytes: 601, fileBytes: 600 });
+    assertEquals(await store.ref.ask("usage", {}), { keys: 1, bytes: 601, fileBytes: 600, diskBytes: 0 });
     assertEquals((await Deno.stat(a)).size, 600);
     await store.stop();
     assertEquals(filesOf(directory), []);
@@ -149,7 +149,7 @@ storeTest("a payload that names a foreign, missing or wrong file is refused", as
   });
   await assertRejects(() => commit, SerializationError);
   await refused({ file: short.file, byteLength: 300 }, "should have 300 bytes, and has 200");
-  assertEquals(await store.ref.ask("usage", {}), { keys: 0, bytes: 0, fileBytes: 0 });
+  assertEquals(await store.ref.ask("usage", {}), { keys: 0, bytes: 0, fileBytes: 0, diskBytes: 0 });
   await store.stop();
   assertEquals(filesOf(directory), [], "the files of refused payloads are removed");
   assertEquals((await Deno.stat(outside)).size, 200);

@@ -1,6 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { DaskError } from "../../../protocol/errors.ts";
 import {
+  givenUp,
   grantsOf,
   grantsPath,
   parseTaskPermissions,
@@ -75,6 +76,18 @@ Deno.test("more than the worker has is refused by name", () => {
   }
   const unknown = JSON.parse(`{"hrtime":true}`);
   assertThrows(() => grantsOf(unknown, "/", query), DaskError, "hrtime");
+});
+
+Deno.test("a compiled worker gives up whole kinds", () => {
+  const names = (flags: readonly string[]) => givenUp(flags).map(({ name }) => name);
+  assertEquals(names(["--allow-read", "--allow-write", "--allow-net", "--allow-env", "--allow-sys"]), [
+    "import",
+    "run",
+    "ffi",
+  ]);
+  assertEquals(names(["--deny-import"]), ["read", "write", "net", "env", "sys", "import", "run", "ffi"]);
+  assertEquals(names(["--allow-read", "--allow-import=jsr.io:443"]).includes("import"), false);
+  assertThrows(() => givenUp(["--allow-net=a:1"]), DaskError, 'Cannot give tasks the permission "net=a:1"');
 });
 
 Deno.test("a grant for the start is added beside others", () => {

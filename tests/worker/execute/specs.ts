@@ -8,8 +8,16 @@ import type { Payload } from "../../../protocol/payload.ts";
 import { payloadBytes } from "../../../protocol/payload.ts";
 import { encodeValue } from "../../../protocol/value.ts";
 import { decodeValue } from "../../../protocol/value.ts";
-import type { ExecutorCall, ExecutorPool, Input, Outcome } from "../../../worker/execute/executor.ts";
+import type {
+  ExecutorCall,
+  ExecutorPool,
+  Input,
+  IsolationName,
+  Outcome,
+} from "../../../worker/execute/executor.ts";
+import { startInlinePool } from "../../../worker/execute/inline.ts";
 import { type ProcessPoolOptions, startProcessPool } from "../../../worker/execute/processes.ts";
+import { startThreadPool } from "../../../worker/execute/threads.ts";
 
 const encoder = new TextEncoder();
 
@@ -147,6 +155,12 @@ export function namedCall(
   return { key, runId: 1, runSpec: { pickle, buffers: [] }, inputs: [], annotations: {} };
 }
 
+const START: { readonly [name in IsolationName]: (options: ProcessPoolOptions) => ExecutorPool } = {
+  process: startProcessPool,
+  thread: startThreadPool,
+  inline: startInlinePool,
+};
+
 /** One thing that a pool told. */
 export type Told =
   | { readonly type: "started" | "withdrawn"; readonly key: string }
@@ -162,14 +176,14 @@ export class TestPool implements AsyncDisposable {
   readonly lines: string[] = [];
   readonly #waiters = new Set<() => void>();
 
-  constructor(options: Partial<ProcessPoolOptions> & { inMemory?: boolean } = {}) {
-    const { inMemory = true, ...rest } = options;
+  constructor(options: Partial<ProcessPoolOptions> & { inMemory?: boolean; isolation?: IsolationName } = {}) {
+    const { inMemory = true, isolation = "process", ...rest } = options;
     this.directory = Deno.makeTempDirSync(inMemory ? { dir: "/dev/shm", prefix: "dask-ts-test-" } : {});
     const tell = (told: Told) => {
       this.told.push(told);
       this.#wake();
     };
-    this.pool = startProcessPool({
+    this.pool = START[isolation]({
       slots: 1,
       directory: this.directory,
       socketDirectory: this.directory,
