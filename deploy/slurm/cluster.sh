@@ -38,10 +38,12 @@ if [ -n "$INTERFACE" ]; then interface=(--interface "$INTERFACE"); fi
   "${interface[@]}" &
 scheduler=$!
 
-# The workers wait for the file. Results live in memory and in RAM-backed files, both inside of --mem.
+# The workers wait for the file. Results live in memory and in RAM-backed files, both inside of --mem; what does not fit
+# goes to the node's own disk.
 srun --overlap --kill-on-bad-exit=0 deno run -A --quiet "$PROJECT/worker/main.ts" \
   --scheduler-file "$DASK_TS_SCHEDULER_FILE" --death-timeout 120s "${interface[@]}" \
-  --nthreads "${SLURM_CPUS_PER_TASK:?}" --memory-limit "$((SLURM_MEM_PER_NODE * 9 / 10))MiB" &
+  --nthreads "${SLURM_CPUS_PER_TASK:?}" --memory-limit "$((SLURM_MEM_PER_NODE * 9 / 10))MiB" \
+  --local-directory "${TMPDIR:-/tmp}" &
 
 until [ -s "$DASK_TS_SCHEDULER_FILE" ]; do
   kill -0 "$scheduler" # ends the job when the scheduler is gone
