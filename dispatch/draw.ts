@@ -7,7 +7,7 @@
  *
  * @module
  */
-import { escapeMarkup } from "../base/markup.ts";
+import { escapeMarkup, printable } from "../base/markup.ts";
 
 /** What is drawn. */
 export interface Picture {
@@ -56,11 +56,10 @@ export function dotOf({ boxes, parents }: Picture): string {
   }}\n`;
 }
 
-/** In Graphviz only quotes are escaped; a backslash would begin a code of its own. */
+/** A text in quotes of Graphviz, where a backslash would begin a code of its own. */
 function dotText(text: string): string {
-  return `"${
-    text.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replace(/[\r\n]+/g, " ").replaceAll("\0", "")
-  }"`;
+  const line = printable(text.replace(/[\r\n]+/g, " "));
+  return `"${line.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"`;
 }
 
 /** An SVG of a picture: of all boxes, or summed up when these are too many. `whole` decides that. */

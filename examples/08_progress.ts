@@ -24,4 +24,4 @@ view.end();
 console.log((await client.gather(futures)).at(-1));
 stop.abort();
 await listening;
-console.log(`${heard.length > 0 ? "heard from inside" : "heard nothing"}, at last ${heard.at(-1)}`);
+console.log(heard.length > 0 ? "heard from inside" : "heard nothing");

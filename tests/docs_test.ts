@@ -198,16 +198,17 @@ Deno.test("the unit, its variables and the image give the worker words that it u
   readWorkerWords(JSON.parse(/^CMD (\[.*\])$/m.exec(image)![1]!));
   // The image holds all that the worker and a client in a task can load.
   const copied = [...image.matchAll(/^COPY (.*) \S+$/gm)].flatMap(([, names]) => names!.split(" "));
-  const { stdout } = await new Deno.Command(Deno.execPath(), {
-    args: ["info", "--json", "worker/execute/main.ts"],
-    cwd: PROJECT,
-  }).output();
-  const { modules } = JSON.parse(new TextDecoder().decode(stdout)) as { modules: { local?: string }[] };
-  const folders = new Set(
-    modules.flatMap(({ local }) =>
-      local?.startsWith(PROJECT) ? [local.slice(PROJECT.length).split("/")[0]!] : []
-    ),
-  );
+  const folders = new Set<string>();
+  for (const entrypoint of ["mod.ts", "worker/main.ts", "worker/execute/main.ts"]) {
+    const { stdout } = await new Deno.Command(Deno.execPath(), {
+      args: ["info", "--json", entrypoint],
+      cwd: PROJECT,
+    }).output();
+    const { modules } = JSON.parse(new TextDecoder().decode(stdout)) as { modules: { local?: string }[] };
+    for (const { local } of modules) {
+      if (local?.startsWith(PROJECT)) folders.add(local.slice(PROJECT.length).split("/")[0]!);
+    }
+  }
   assertEquals([...folders].filter((folder) => !copied.includes(folder)), []);
 });
 
