@@ -188,7 +188,9 @@ Deno.test("the ways to wait inside a task free its slot", async () => {
   });
   assertEquals(await c.client.submit(settled).result(), "fulfilled");
   assertEquals(await c.client.submit(gather).result(), [1, 2]);
-  assertEquals(await c.client.submit(progress).result(), [0, 1, 2]);
+  // Both may be done in one step.
+  const told = await c.client.submit(progress).result();
+  assertEquals([told[0], told.at(-1)], [0, 2]);
   assertEquals(await c.client.submit(replicate).result(), "replicated");
 });
 

@@ -42,7 +42,7 @@ def data():
     global x, y, z
     x = client.submit(ts("ones"), 1000, key="on-a", workers=[a], allow_other_workers=True)
     y = client.submit(ts("ones"), 2000, key="on-b", workers=[b], allow_other_workers=True)
-    z = client.submit(numpy.ones, 3000, key="on-python", workers=[python], allow_other_workers=True)
+    z = client.submit(numpy.ones, 3000, key="on-python", workers=[python])
     wait([x, y, z])
 data()
 

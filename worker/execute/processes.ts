@@ -117,6 +117,8 @@ const PLACEMENTS_MAX = 4;
 const LOOK_AFTER_MS = 10;
 /** A parked executor that nobody asks for is ended after this time, ms. */
 const PARKED_MS_MAX = 60_000;
+/** The same for one that nobody asked for yet, ms. */
+const SPARE_MS_MAX = 1_000;
 /** So long before an executor is ended by force the one in its place is started, ms: longer than a start takes. */
 const START_AHEAD_MS = 150;
 
@@ -725,7 +727,7 @@ class ProcessPool implements ExecutorPool {
     slot.executor = null;
     this.#seat(slot, set);
     // Last, so that what makes room for it is not what was wanted.
-    if (old !== null) this.#park(old);
+    if (old !== null) this.#park(old, PARKED_MS_MAX);
   }
 
   /** Gives a slot without an executor a warm one, else a fresh one. */
@@ -737,9 +739,9 @@ class ProcessPool implements ExecutorPool {
   }
 
   /** Keeps an idle executor for later. */
-  #park(executor: Executor): void {
+  #park(executor: Executor, ms: number): void {
     if (executor.killed || !this.#processes.has(executor)) return;
-    this.#parked.set(executor, setTimeout(() => this.#unpark(executor).kill(), PARKED_MS_MAX));
+    this.#parked.set(executor, setTimeout(() => this.#unpark(executor).kill(), ms));
     const [oldest = executor] = this.#parked.keys();
     if (this.#parked.size > this.#parkedMax) this.#unpark(oldest).kill();
   }
@@ -791,7 +793,7 @@ class ProcessPool implements ExecutorPool {
   #spare({ set }: Executor): void {
     if ([...this.#parked.keys()].some((parked) => parked.set.id === set.id)) return;
     try {
-      this.#park(this.#spawn(set));
+      this.#park(this.#spawn(set), SPARE_MS_MAX);
     } catch { /* its slot will try again, and tell */ }
   }
 
@@ -1119,7 +1121,7 @@ class ProcessPool implements ExecutorPool {
     this.#listener.ended(placed.call.key, placed.call.runId, outcome);
     // After a seceded call: its slot has another process.
     if (executor.calls.size === 0 && !this.#slots.some((slot) => slot.executor === executor)) {
-      this.#park(executor);
+      this.#park(executor, SPARE_MS_MAX);
     }
   }
 
