@@ -58,6 +58,7 @@ import {
   unpublish,
   Variable,
 } from "./coordination.ts";
+import { showClient } from "./display.ts";
 import {
   abortable,
   asCompleted,
@@ -85,6 +86,8 @@ export type { SchedulerInfo, WorkerInfo };
 const WORKER_CONNECT_MS = 3_000;
 /** How long the scheduler looks for workers to put scattered data on, seconds. */
 const SCATTER_SECONDS = 30;
+/** How long a notebook waits for what it shows of a client. */
+const DISPLAY_MS = 2_000;
 /** Tasks that `map` over an asynchronous source keeps going unless told otherwise. */
 const PENDING_MAX = 64;
 
@@ -974,6 +977,18 @@ export class Client implements Executor {
   /** What `console.log` shows. */
   [Symbol.for("Deno.customInspect")](): string {
     return this.toString();
+  }
+
+  /** What Jupyter shows: scheduler, dashboard and workers, as far as the scheduler answers within two seconds. */
+  async [Symbol.for("Jupyter.display")](): Promise<Readonly<Record<string, string>>> {
+    const { id, address, dashboardPort, schedulerVersion } = this.#core;
+    const dashboard = dashboardPort === null ? null : this.dashboard.href;
+    // A notebook shows what it can; who wants the error asks for something.
+    const info = await this.#core.ask("identity", {}, AbortSignal.timeout(DISPLAY_MS)).then(
+      (identity) => readSchedulerInfo(identity, schedulerVersion),
+      () => null,
+    );
+    return showClient({ text: this.toString(), id, address, dashboard }, info);
   }
 
   // --- Submitting ---

@@ -14,6 +14,7 @@ import { keyText } from "../protocol/key.ts";
 import type { Payload } from "../protocol/payload.ts";
 import { decodeValue } from "../protocol/value.ts";
 import { type Failed, nextMoment, type RetryPolicy } from "./retries.ts";
+import { showFuture } from "./display.ts";
 import { endedError, type Failure, failureError } from "./failures.ts";
 import type { ClientEvent, Key } from "./machine/events.ts";
 import type { FutureStatus } from "./machine/instructions.ts";
@@ -348,6 +349,12 @@ export class Future<T> implements Disposable {
 
   /**
    * As {@linkcode Future.result}, as the outcome of the task: never rejects because the task failed or was cancelled.
+   *
+   * @example
+   * ```ts ignore
+   * const outcome = await future.settled();
+   * console.log(outcome.status === "fulfilled" ? outcome.value : outcome.reason.message);
+   * ```
    */
   async settled(options: Waiting = {}): Promise<PromiseSettledResult<T>> {
     try {
@@ -367,6 +374,11 @@ export class Future<T> implements Disposable {
    * `CancelledError`. Tasks that another client wants run on for it.
    *
    * @param reason Stands in the text of the error.
+   * @example
+   * ```ts ignore
+   * const future = client.submit(t.search("all"));
+   * await future.cancel("found it elsewhere");
+   * ```
    */
   async cancel(reason?: unknown): Promise<void> {
     const { owner, key, want } = this.#state;
@@ -393,7 +405,7 @@ export class Future<T> implements Disposable {
     await owner.settled();
   }
 
-  /** The task runs to its end, even when all futures of it are released before. */
+  /** The task runs to its end, even when all futures of it are released before; dask's `fire_and_forget`. */
   detach(): void {
     const { owner, key, want } = this.#state;
     if (owner.ended !== null) throw owner.ended;
@@ -421,6 +433,11 @@ export class Future<T> implements Disposable {
   /** What `console.log` shows. */
   [Symbol.for("Deno.customInspect")](): string {
     return this.toString();
+  }
+
+  /** What Jupyter shows: key and status. The value is not fetched. */
+  [Symbol.for("Jupyter.display")](): Readonly<Record<string, string>> {
+    return showFuture(this.toString(), keyText(this.key), this.status);
   }
 }
 
@@ -527,6 +544,11 @@ export interface WaitOptions extends Waiting {
 /**
  * Waits for futures without bringing their values here. It resolves, too, when tasks fail; their `status` tells.
  *
+ * @example
+ * ```ts ignore
+ * await wait(futures, { until: "first", signal: AbortSignal.timeout(10_000) });
+ * const done = futures.filter((future) => future.status === "finished");
+ * ```
  * @throws {DaskError} when a client is closed, or its scheduler lost, before.
  */
 export async function wait(futures: Iterable<Future<unknown>>, options: WaitOptions = {}): Promise<void> {

@@ -449,6 +449,12 @@ export function tasksFrom<M extends object>(
  * A function of a Python module as a task, `python("numpy:mean")`. It runs on Python workers.
  *
  * @throws {TypeError} When `name` is not `module:function`.
+ * @example
+ * ```ts ignore
+ * const mean = python<(values: Float64Array) => number>("numpy:mean");
+ * const [value] = await client.run([mean(Float64Array.of(1, 2, 6))]);
+ * console.log(value); // 3
+ * ```
  */
 // deno-lint-ignore no-explicit-any
 export function python<F extends (...args: any[]) => unknown>(

@@ -4,7 +4,8 @@
  *
  * @module
  */
-import { type AnyOp, asOp, type GraphNode, nodeOf, walkBack } from "./node.ts";
+import { dotOf, svgOf } from "./draw.ts";
+import { type AnyOp, asOp, type GraphNode, nodeOf, pictureOf, walkBack } from "./node.ts";
 
 /**
  * The nodes that `outputs` need, dependencies first. The walk stops at `inputs`, which are part of the graph while
@@ -93,9 +94,26 @@ export class DispatchGraph {
     return true;
   }
 
-  /** A picture of the graph: Graphviz text, or a small SVG of its own with one row for each distance from the roots. */
-  visualize(format: "svg" | "dot" = "svg"): string {
-    return format === "dot" ? this.#dot() : this.#svg();
+  /**
+   * A picture of the graph: an SVG, or the text that Graphviz draws (`dot -Tsvg`).
+   *
+   * @param options `whole`: whether the SVG shows every node. Default: up to 200 nodes, at most 40 of them side by side,
+   * and 1,000 edges; larger graphs are summed up, one box for the nodes of a label, with their number. DOT is always whole.
+   * @example
+   * ```ts ignore
+   * await Deno.writeTextFile("graph.svg", new DispatchGraph([sum]).visualize());
+   * ```
+   */
+  visualize(format: "svg" | "dot" = "svg", options: { readonly whole?: boolean } = {}): string {
+    const picture = pictureOf(this.#nodes, (node) => this.#parents.get(node)!);
+    switch (format) {
+      case "svg":
+        return svgOf(picture, options.whole);
+      case "dot":
+        return dotOf(picture);
+      default:
+        throw new TypeError(`Cannot draw a graph as ${JSON.stringify(format)}: expected "svg" or "dot"`);
+    }
   }
 
   /** Its size and its nodes. */
@@ -108,6 +126,11 @@ export class DispatchGraph {
   /** What `console.log` shows. */
   [Symbol.for("Deno.customInspect")](): string {
     return this.toString();
+  }
+
+  /** What Jupyter shows: the picture. */
+  [Symbol.for("Jupyter.display")](): Record<string, string> {
+    return { "text/plain": this.toString(), "image/svg+xml": this.visualize() };
   }
 
   #member(op: AnyOp): GraphNode {
@@ -148,54 +171,7 @@ export class DispatchGraph {
     part.#children = childrenOf(part.#nodes, part.#parents);
     return part;
   }
-
-  #dot(): string {
-    const number = new Map(this.#nodes.map((node, i) => [node, i]));
-    const lines = this.#nodes.map((node, i) => `  ${i} [label=${JSON.stringify(node.label)}];`);
-    for (const [node, parents] of this.#parents) {
-      for (const parent of parents) lines.push(`  ${number.get(parent)} -> ${number.get(node)};`);
-    }
-    return `digraph {\n${lines.join("\n")}${lines.length === 0 ? "" : "\n"}}\n`;
-  }
-
-  #svg(): string {
-    const rows: GraphNode[][] = [];
-    const at = new Map<GraphNode, { readonly x: number; readonly y: number }>();
-    for (const node of this.#nodes) {
-      const y = this.#parents.get(node)!.reduce((most, parent) => Math.max(most, at.get(parent)!.y + 1), 0);
-      const row = rows[y] ??= [];
-      at.set(node, { x: row.length, y });
-      row.push(node);
-    }
-    const width = rows.reduce((most, row) => Math.max(most, row.length), 1) * CELL.width;
-    const height = Math.max(1, rows.length) * CELL.height;
-    const centre = (node: GraphNode): { x: number; y: number } => {
-      const { x, y } = at.get(node)!;
-      return { x: ((x + 0.5) * width) / rows[y]!.length, y: (y + 0.5) * CELL.height };
-    };
-    const lines: string[] = [];
-    for (const [node, parents] of this.#parents) {
-      const to = centre(node);
-      for (const parent of parents) {
-        const from = centre(parent);
-        lines.push(`<line x1="${from.x}" y1="${from.y + 11}" x2="${to.x}" y2="${to.y - 11}" stroke="#888"/>`);
-      }
-    }
-    for (const node of this.#nodes) {
-      const { x, y } = centre(node);
-      const text = node.label.length > 14 ? `${node.label.slice(0, 13)}…` : node.label;
-      lines.push(
-        `<rect x="${x - 50}" y="${y - 11}" width="100" height="22" rx="5" fill="#eef" stroke="#446"/>`,
-        `<text x="${x}" y="${y + 4}" text-anchor="middle">${escapeXml(text)}</text>`,
-      );
-    }
-    return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" ` +
-      `height="${height}" font-family="sans-serif" font-size="12">\n${lines.join("\n")}\n</svg>\n`;
-  }
 }
-
-/** Room for one node in the picture, in pixels. */
-const CELL = { width: 120, height: 60 };
 
 function childrenOf(
   nodes: readonly GraphNode[],
@@ -204,10 +180,6 @@ function childrenOf(
   const children = new Map<GraphNode, GraphNode[]>(nodes.map((node) => [node, []]));
   for (const [node, before] of parents) for (const parent of before) children.get(parent)!.push(node);
   return children;
-}
-
-function escapeXml(text: string): string {
-  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
 
 function ops(nodes: readonly GraphNode[]): readonly AnyOp[] {

@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { type Picture, svgOf } from "./draw.ts";
 import { freshToken } from "./host.ts";
 import { NO_OPTIONS } from "./options.ts";
 import { keyLabel, Tokenizer } from "./tokenize.ts";
@@ -19,7 +20,15 @@ export interface Waiting {
   readonly signal?: AbortSignal;
 }
 
-/** Options of a task. Given to `with` they bind every node that it builds; given to `submit` the submitted node alone. */
+/**
+ * Options of a task. Given to `with` they bind every node that it builds; given to `submit` the submitted node alone.
+ *
+ * @example
+ * ```ts ignore
+ * const patient = t.load.with({ retries: 3, timeout: 60_000 });
+ * client.submit(t.total(patient("a.csv"), patient("b.csv")), { priority: 1 });
+ * ```
+ */
 export interface TaskOptions extends Waiting {
   /** The key, as it is. Default: label and a hash of code, arguments and dependencies. */
   readonly key?: string;
@@ -254,6 +263,24 @@ export class GraphNode {
   [Symbol.for("Deno.customInspect")](): string {
     return this.toString();
   }
+
+  /** What Jupyter shows: the graph behind it. */
+  [Symbol.for("Jupyter.display")](): Record<string, string> {
+    const picture = pictureOf(walkBack([this]), (node) => node.dependencies);
+    return { "text/plain": this.toString(), "image/svg+xml": svgOf(picture) };
+  }
+}
+
+/** Nodes as a picture: dependencies first, all that `parents` gives among them. */
+export function pictureOf(
+  nodes: readonly GraphNode[],
+  parents: (node: GraphNode) => readonly GraphNode[],
+): Picture {
+  const number = new Map(nodes.map((node, i) => [node, i]));
+  return {
+    boxes: nodes.map(({ label, content: { kind } }) => ({ label, kind })),
+    parents: nodes.map((node) => parents(node).map((parent) => number.get(parent)!)),
+  };
 }
 
 // `node[0]` beside destructuring. On the prototype, so that nodes stay small.
@@ -370,6 +397,15 @@ export function collect<const L extends readonly AnyOp[]>(nodes: L): Op<Values<L
  * Frees the result of `parent` once `children` are done. Results are freed without it as soon as nothing needs them;
  * it is for a parent that is asked for itself. In this process the value is dropped; on a cluster the node only
  * marks the moment, the results go when the futures are released. Its own result cannot be an argument.
+ *
+ * @example
+ * ```ts
+ * import { AsyncExecutor, cleanup, op } from "@dask/dask";
+ * const table = op(() => [3, 4]);
+ * const sum = op((xs: number[]) => xs[0]! + xs[1]!, table);
+ * const [value] = await new AsyncExecutor().run([sum, cleanup(table, [sum])]);
+ * console.log(value); // 7
+ * ```
  */
 export function cleanup(parent: AnyOp, children: readonly AnyOp[]): Op<void> {
   const before = nodeOf(parent, "cleanup()'s parent");

@@ -24,7 +24,19 @@ export class ProtocolError extends DaskError {
   }
 }
 
-/** A value that cannot be written or read; `path` names the place inside it, as `args[1].when`. */
+/**
+ * A value that cannot be written or read; `path` names the place inside it, as `args[1].when`.
+ *
+ * @example
+ * ```ts
+ * import { op, SerializationError } from "@dask/dask";
+ * try {
+ *   op((url: unknown) => String(url), new URL("http://example.org")).key;
+ * } catch (error) {
+ *   console.log(error instanceof SerializationError, (error as Error).message);
+ * }
+ * ```
+ */
 export class SerializationError extends DaskError {
   /** The name of the class. */
   override name = "SerializationError";
@@ -56,13 +68,37 @@ export class TlsError extends CommClosedError {
   override name = "TlsError";
 }
 
-/** What was asked for was cancelled, here or elsewhere. */
+/**
+ * What was asked for was cancelled, here or elsewhere.
+ *
+ * @example
+ * ```ts ignore
+ * await future.cancel();
+ * const outcome = await future.settled();
+ * console.log(outcome.status === "rejected" && outcome.reason instanceof CancelledError); // true
+ * ```
+ */
 export class CancelledError extends DaskError {
   /** The name of the class. */
   override name = "CancelledError";
 }
 
-/** A task failed. `cause` is an `Error` with the remote name and message. */
+/**
+ * A task failed. `cause` is an `Error` with the remote name and message.
+ *
+ * @example
+ * ```ts
+ * import { AsyncExecutor, op, TaskError } from "@dask/dask";
+ * const half = (x: number): number => {
+ *   if (x % 2 !== 0) throw new RangeError(`${x} is odd`);
+ *   return x / 2;
+ * };
+ * const [outcome] = await new AsyncExecutor().runSettled([op(half, 3)]);
+ * if (outcome.status === "rejected" && outcome.reason instanceof TaskError) {
+ *   console.log(String(outcome.reason.cause)); // RangeError: 3 is odd
+ * }
+ * ```
+ */
 export class TaskError extends DaskError {
   /** The name of the class. */
   override name = "TaskError";
@@ -89,7 +125,22 @@ export class TaskError extends DaskError {
   }
 }
 
-/** A task was not run because one that it depends on failed; `origin` is the key of that one. */
+/**
+ * A task was not run because one that it depends on failed; `origin` is the key of that one.
+ *
+ * @example
+ * ```ts
+ * import { AsyncExecutor, DependencyError, op } from "@dask/dask";
+ * const fails = op((): number => {
+ *   throw new Error("no");
+ * });
+ * fails.label = "fails";
+ * const [outcome] = await new AsyncExecutor().runSettled([op((x: number) => x + 1, fails)]);
+ * if (outcome.status === "rejected" && outcome.reason instanceof DependencyError) {
+ *   console.log(outcome.reason.origin === fails.key); // true
+ * }
+ * ```
+ */
 export class DependencyError extends TaskError {
   /** The name of the class. */
   override name = "DependencyError";
@@ -111,7 +162,17 @@ export class DependencyError extends TaskError {
   }
 }
 
-/** A task was given up because the processes that ran it died; `attempts` says which, and how. */
+/**
+ * A task was given up because the processes that ran it died; `attempts` says which, and how.
+ *
+ * @example
+ * ```ts ignore
+ * const outcome = await client.submit(() => Deno.exit(3), []).settled();
+ * if (outcome.status === "rejected" && outcome.reason instanceof WorkerLostError) {
+ *   for (const { worker, exit } of outcome.reason.attempts) console.log(worker, exit);
+ * }
+ * ```
+ */
 export class WorkerLostError extends TaskError {
   /** The name of the class. */
   override name = "WorkerLostError";

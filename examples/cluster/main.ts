@@ -2,14 +2,12 @@
  * `deno task demo`: starts Python's scheduler and three TypeScript workers on this machine, runs the 500 ops of
  * `graph.ts` on them, and prints the best comparison. Progress goes to standard error, the result to standard output.
  */
-import { connect, type Future } from "../../mod.ts";
-import { type LoggedProcess, startLogged, startPythonScheduler } from "../../cluster/python_scheduler.ts";
-import { DaskError } from "../../protocol/errors.ts";
+import { DaskError, type Future } from "../../mod.ts";
+import { localCluster } from "../local_cluster.ts";
 import { clusterGraph } from "./graph.ts";
 import { progressView } from "./progress_view.ts";
 
 const WORKERS = 3;
-const worker = new URL("../../worker/main.ts", import.meta.url).href;
 
 try {
   await demo();
@@ -20,29 +18,9 @@ try {
 }
 
 async function demo(): Promise<void> {
-  await using processes = new AsyncDisposableStack();
-  const scheduler = processes.use(
-    await startPythonScheduler({ onProgress: (line) => print(Deno.stderr, `${line}\n`) }),
-  );
-  print(Deno.stderr, `dask ${scheduler.environment.version} scheduler at ${scheduler.address}\n`);
-  const workers: LoggedProcess[] = [];
-  for (let i = 1; i <= WORKERS; i++) {
-    const args = [
-      "run",
-      "-A",
-      "--quiet",
-      worker,
-      scheduler.address,
-      "--nthreads",
-      "1",
-      "--name",
-      `demo-${i}`,
-      "--no-nanny",
-    ];
-    workers.push(processes.use(await startLogged(Deno.execPath(), args)));
-  }
-  await using client = await connect(scheduler.address);
-  await client.waitForWorkers(WORKERS, { signal: AbortSignal.timeout(60_000) });
+  await using cluster = await localCluster({ workers: WORKERS });
+  const { client, version } = cluster;
+  print(Deno.stderr, `dask ${version} scheduler at ${client.scheduler}\n`);
 
   const graph = clusterGraph();
   const start = performance.now();

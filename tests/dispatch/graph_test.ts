@@ -1,11 +1,4 @@
-import {
-  assert,
-  assertEquals,
-  assertFalse,
-  assertMatch,
-  assertStringIncludes,
-  assertThrows,
-} from "@std/assert";
+import { assert, assertEquals, assertFalse, assertStringIncludes, assertThrows } from "@std/assert";
 import { lower } from "../../dispatch/lower.ts";
 import { type AnyOp, AsyncExecutor, DispatchGraph, op } from "../../dispatch/mod.ts";
 
@@ -147,9 +140,9 @@ Deno.test("G13: a graph prints its size and nodes, and draws itself", () => {
   assertStringIncludes(Deno.inspect(graph), "DispatchGraph(10 nodes: n2");
   const dot = graph.visualize("dot");
   assertEquals(dot.split("\n").filter((line) => line.includes("->")).length, 10);
-  assertMatch(dot, /^digraph \{\n {2}0 \[label="n2"\];/);
+  assertStringIncludes(dot, '\n  0 [label="n2", ');
   const svg = graph.visualize();
   assertEquals(svg.match(/<rect /g)!.length, 10);
-  assertEquals(svg.match(/<line /g)!.length, 10);
+  assertEquals(svg.match(/marker-end/g)!.length, 10);
   assertStringIncludes(new DispatchGraph([]).visualize(), "<svg");
 });
