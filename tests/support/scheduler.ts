@@ -46,15 +46,20 @@ export async function sharedScheduler(options: PythonSchedulerOptions = {}): Pro
   return scheduler;
 }
 
+/** An entry of a log begins with a time; a traceback follows on lines without one. */
+const ENTRY = /^(?=\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - )/m;
+/** Somebody left, or was killed, to whom the scheduler still had something to say. It notes that with a traceback. */
+const LEFT = / distributed\.batched - INFO - Batched Comm Closed [^]*CommClosedError[^\n]*\n?$/;
+
 /** Lines of a scheduler's log that tell of an error, less those that match one of `provoked`. */
 export async function errorsInLog(
   process: LoggedProcess,
   provoked: readonly RegExp[] = [],
 ): Promise<string[]> {
   const suspicious = /\b(ERROR|CRITICAL|Traceback|AssertionError|Exception)\b/;
-  return (await process.log()).split("\n").filter((line) =>
-    suspicious.test(line) && !provoked.some((pattern) => pattern.test(line))
-  );
+  return (await process.log()).split(ENTRY).filter((entry) => !LEFT.test(entry)).join("").split("\n").filter((
+    line,
+  ) => suspicious.test(line) && !provoked.some((pattern) => pattern.test(line)));
 }
 
 /** A worker of Python's: `await using worker = await pythonWorker(address, ["--nthreads", "1"])`. */
