@@ -73,7 +73,8 @@ Deno.test("replicate, rebalance and the active memory manager move copies betwee
 x = client.submit(ts("ones"), 50000, workers=[a], pure=False, allow_other_workers=True); wait(x)
 client.replicate([x])
 three = len(client.who_has(x)[x.key])
-at_each = [list(rpc(w, op="keys")) == [x.key] for w in [a, b, c]]
+# Results that earlier tests let go may still be on their way out.
+until(lambda: all(list(rpc(w, op="keys")) == [x.key] for w in [a, b, c]))
 client.amm.run_once()
 until(lambda: len(client.who_has(x)[x.key]) == 1)
 until(lambda: sum(len(rpc(w, op="keys")) for w in [a, b, c]) == 1)
@@ -81,12 +82,12 @@ many = client.map(ts("ones"), [200000] * 12, workers=[a], pure=False, allow_othe
 client.rebalance(many)
 held = {w: len(keys) for w, keys in client.has_what().items()}
 total = [int(value.sum()) for value in client.gather(many)]
-return [three, at_each, int(x.result().sum()), total == [200000] * 12, len(held), held[a] < 12]`,
+return [three, int(x.result().sum()), total == [200000] * 12, len(held), held[a] < 12]`,
     own,
     other,
     peer,
   );
-  assertEquals(copies, [3, [true, true, true], 50000, true, 3, true]);
+  assertEquals(copies, [3, 50000, true, 3, true]);
 });
 
 Deno.test("retirement hands the only copy over, from TypeScript to Python and back", async () => {
