@@ -310,7 +310,11 @@ function writeAll(to: { writeSync(bytes: Uint8Array): number }, text: string): v
 if (import.meta.main) {
   // Executors of a compiled worker are the same executable, entered by this door.
   if (Deno.build.standalone && Deno.args[0] === "--executor") {
-    await (await import("./execute/main.ts")).runExecutor();
+    // Not written into the `import`: other workers would read it at their start, too.
+    const executor: typeof import("./execute/main.ts") = await import(
+      new URL("./execute/main.ts", import.meta.url).href
+    );
+    await executor.runExecutor();
   }
   Deno.exit(await main(Deno.args));
 }

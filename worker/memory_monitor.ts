@@ -14,6 +14,8 @@ import { decideMemory, FIRST_MEMORY_STATE, type MemoryLimits, type MemoryState }
 
 /** Between two measurements, ms. */
 export const MEMORY_INTERVAL_MS = 100;
+/** The same while nothing runs: what comes in meanwhile the store bounds by itself. */
+const IDLE_INTERVALS = 10;
 /** The same complaint is made this often, ms. */
 const COMPLAIN_MS = 30_000;
 const PAGE_BYTES = 4_096;
@@ -67,6 +69,7 @@ export function startMemoryMonitor(parts: MemoryParts): { stop(): void } {
   let complainedAt = -Infinity;
   let stopped = false;
   let asked = false;
+  let skipped = 0;
 
   const act = ({ bytes, fileBytes, diskBytes }: StoreCalls["usage"]["answer"]): void => {
     const decision = decideMemory(limits, state, {
@@ -111,6 +114,9 @@ export function startMemoryMonitor(parts: MemoryParts): { stop(): void } {
   const timer = setInterval(() => {
     // The store answers in this turn or the next, unless it is stopped.
     if (asked) return;
+    const idle = keepBytes === null && parts.status() === "running" && !pool.busy;
+    if (idle && ++skipped < IDLE_INTERVALS) return;
+    skipped = 0;
     asked = true;
     store.ask("usage", {}).then((usage) => {
       asked = false;

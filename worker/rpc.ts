@@ -74,6 +74,10 @@ type Answer = (fields: Fields, parts: RpcParts, files: Set<string>) => unknown;
 const CODE_TRAVELS = "a TypeScript worker loads functions by the URL of their module, as " +
   'methodcaller("deno:<module URL>#<export>"), or gets them with the tasks of TypeScript clients';
 
+/** Not written into the `import`: Deno would read it at the start. */
+const BENCHMARKS = new URL("./benchmarks.ts", import.meta.url).href;
+const benchmarks = (): Promise<typeof import("./benchmarks.ts")> => import(BENCHMARKS);
+
 /** One line per op; an op that is not here is answered with null, as every dask server does. `get_data` is the peer's. */
 const ANSWERS: Readonly<Record<string, Answer>> = {
   ping: () => new TextEncoder().encode("pong"),
@@ -120,12 +124,11 @@ const ANSWERS: Readonly<Record<string, Answer>> = {
   upload_file: () => refuse("upload_file", `${CODE_TRAVELS}; it takes no files`),
   actor_execute: () => refuse("actor_execute", "a TypeScript worker holds no actors of Python clients"),
   actor_attribute: () => refuse("actor_attribute", "a TypeScript worker holds no actors of Python clients"),
-  benchmark_disk: async (_, { describe }) =>
-    (await import("./benchmarks.ts")).benchmarkDisk(describe().localDirectory),
-  benchmark_memory: async () => (await import("./benchmarks.ts")).benchmarkMemory(),
+  benchmark_disk: async (_, { describe }) => (await benchmarks()).benchmarkDisk(describe().localDirectory),
+  benchmark_memory: async () => (await benchmarks()).benchmarkMemory(),
   benchmark_network: async (fields, { ask }) => {
     const address = readString(fields["address"], "benchmark_network.address");
-    return (await import("./benchmarks.ts")).benchmarkNetwork((request) => ask(address, request));
+    return (await benchmarks()).benchmarkNetwork((request) => ask(address, request));
   },
 };
 

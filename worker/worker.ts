@@ -61,6 +61,14 @@ import {
 const KEEP_ALIVE_MS = 60_000;
 /** The scheduler gathers what it says to a worker for this long, ms. */
 const SCHEDULER_BATCH_MS = 5;
+/**
+ * Modules that most workers never need. Were their names written into the `import`, Deno would read them at the start,
+ * with all that they import, and keep their text.
+ */
+const THREADS = new URL("./execute/threads.ts", import.meta.url).href;
+const INLINE = new URL("./execute/inline.ts", import.meta.url).href;
+const HTTP = new URL("./http.ts", import.meta.url).href;
+
 /** Each step of a farewell may take this long, ms. */
 const FAREWELL_MS_MAX = 1_500;
 
@@ -290,7 +298,7 @@ class Worker implements WorkerHandle {
       address: this.address,
       slots: this.slots,
       resources: settings.resources,
-      validate: settings.validate,
+      ...(settings.validate ? { validate: (await import("./machine/validate.ts")).validate } : {}),
     });
     this.#machine = machine;
     const actor = this.#owned(startWorkerActor({
@@ -471,8 +479,8 @@ class Worker implements WorkerHandle {
           spillDirectory: spill,
         })
       : isolation === "thread"
-      ? (await import("./execute/threads.ts")).startThreadPool
-      : (await import("./execute/inline.ts")).startInlinePool;
+      ? (await import(THREADS) as typeof import("./execute/threads.ts")).startThreadPool
+      : (await import(INLINE) as typeof import("./execute/inline.ts")).startInlinePool;
     return (slots, listener) => start({ ...options, slots, listener });
   }
 
@@ -513,7 +521,7 @@ class Worker implements WorkerHandle {
     { host, port }: { readonly host: string | null; readonly port: number },
     figures: () => Promise<Figures>,
   ): Promise<void> {
-    const { serveHttp } = await import("./http.ts");
+    const { serveHttp }: typeof import("./http.ts") = await import(HTTP);
     const server = this.#parts.use(serveHttp({
       host: host ?? parseAddress(this.#server!.address).host,
       port,

@@ -14,6 +14,7 @@ import type {
 } from "../../worker/machine/events.ts";
 import type { Instruction } from "../../worker/machine/instructions.ts";
 import { WorkerMachine, type WorkerMachineOptions } from "../../worker/machine/machine.ts";
+import { validate } from "../../worker/machine/validate.ts";
 import type { Payload } from "../../protocol/payload.ts";
 
 /** An event that has not been given its time. */
@@ -176,7 +177,7 @@ export class TestWorker {
     this.machine = new WorkerMachine({
       address: "me",
       slots: 1,
-      validate: true,
+      validate,
       storyEntriesMax: 20_000,
       ...options,
     });

@@ -91,6 +91,8 @@ export interface ExecutorPool extends AsyncDisposable {
   withdraw(key: string, runId: number): void;
   /** Stops a call: by its signal first, by the end of its executor after `graceMs`. Followed by `ended`. */
   abort(key: string, runId: number, reason: string): void;
+  /** Whether it has calls that have not ended. */
+  readonly busy: boolean;
   /** The processes of all executors that are there, also of those that are being ended. */
   executors(): readonly PoolExecutor[];
   /** Ends an executor that takes too much memory; its calls fail, as a `MemoryError` that says `reason`. */

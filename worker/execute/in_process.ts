@@ -137,6 +137,10 @@ class InProcessPool implements ExecutorPool {
     return this.#ready;
   }
 
+  get busy(): boolean {
+    return this.#running.size > 0 || this.#queue.length > 0;
+  }
+
   /** None of its own. */
   processes(): readonly number[] {
     return [];

@@ -8,18 +8,8 @@ import { CURRENT_MODULE, PACKAGE_MODULE } from "../../protocol/call.ts";
 
 const FACE = new URL("../../mod.ts", import.meta.url).href;
 const CURRENT = new URL("./current.ts", import.meta.url).href;
-/** Folders with modules that {@linkcode FACE} reaches. */
-const FOLDERS = ["actors", "base", "client", "cluster", "comm", "config", "dispatch", "protocol", "worker"];
-
 /** The text of a bundle with our modules named by their URLs. */
 export function withOwnModules(text: string): string {
   return text.replaceAll(JSON.stringify(PACKAGE_MODULE), JSON.stringify(FACE))
     .replaceAll(JSON.stringify(CURRENT_MODULE), JSON.stringify(CURRENT));
-}
-
-/** Files and folders that must be readable for that; none when the package was loaded from elsewhere. */
-export function ownFolders(): string[] {
-  if (!FACE.startsWith("file:")) return [];
-  const root = decodeURIComponent(new URL("../../", import.meta.url).pathname);
-  return [`${root}mod.ts`, ...FOLDERS.map((folder) => `${root}${folder}`)];
 }

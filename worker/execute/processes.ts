@@ -52,7 +52,7 @@ import {
   within,
 } from "./permissions.ts";
 import { decodeMsgpack } from "../../protocol/msgpack/mod.ts";
-import { ownFolders } from "./own_modules.ts";
+import { ownFolders } from "./own_folders.ts";
 import { ACKNOWLEDGE_MS, GRACE_MS, readPolicy, type Stop, stoppedError, timedOut } from "./policy.ts";
 import { type ExecutorLink, ExecutorProcess, type Exit, removeFile } from "./executor_process.ts";
 
@@ -342,6 +342,10 @@ class ProcessPool implements ExecutorPool {
     if (placed.takenBack || placed.stop !== null) return;
     placed.stop = { name: "AbortError", reason };
     if (placed.state === "started") this.#stop(placed);
+  }
+
+  get busy(): boolean {
+    return this.#calls.size > 0;
   }
 
   executors(): readonly PoolExecutor[] {

@@ -18,7 +18,6 @@ import { REPORTED } from "./reported.ts";
 import { runOf, STATE_NAMES, stateText } from "./task.ts";
 import { fetchMore } from "./transfers.ts";
 import { settle } from "./transitions.ts";
-import { validate } from "./validate.ts";
 import { type StoryEntry, TRANSITIONS_PER_TASK_MAX, type WorkerMachineOptions, World } from "./world.ts";
 
 export type { StoryEntry, WorkerMachineOptions } from "./world.ts";
@@ -33,11 +32,11 @@ const NOTHING: readonly Instruction[] = [];
 /** One worker's view of its tasks. */
 export class WorkerMachine {
   readonly #world: World;
-  readonly #validate: boolean;
+  readonly #validate: WorkerMachineOptions["validate"];
 
   constructor(options: WorkerMachineOptions) {
     this.#world = new World(options);
-    this.#validate = options.validate ?? false;
+    this.#validate = options.validate;
   }
 
   /**
@@ -47,7 +46,7 @@ export class WorkerMachine {
    */
   handle(event: WorkerEvent): readonly Instruction[] {
     const instructions = react(this.#world, event);
-    if (this.#validate) validate(this.#world);
+    this.#validate?.(this.#world);
     return instructions;
   }
 

@@ -26,8 +26,8 @@ export interface WorkerMachineOptions {
   readonly slots: number;
   /** Amounts of named resources that tasks may hold while they run. */
   readonly resources?: Readonly<Record<string, number>>;
-  /** Check every invariant after every event. For tests: costs a scan of everything. */
-  readonly validate?: boolean;
+  /** Called after every event; `validate.ts` has one that checks every invariant. For tests: it scans everything. */
+  readonly validate?: ((world: World) => void) | undefined;
   /** Default `"running"`. */
   readonly status?: WorkerStatus;
   /** Of the generator that chooses among equal holders. */

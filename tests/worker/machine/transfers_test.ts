@@ -271,7 +271,7 @@ Deno.test("an impossible event throws an error with the story of the key", () =>
 });
 
 Deno.test("the story is bounded", () => {
-  const worker = new TestWorker({ storyEntriesMax: 10, validate: false });
+  const worker = new TestWorker({ storyEntriesMax: 10, validate: undefined });
   for (let run = 1; run < 50; run++) {
     worker.given(compute("x", { run }), started("x", run), succeeded("x", run), free("x"));
   }
