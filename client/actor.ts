@@ -10,7 +10,7 @@ import { type Actor, type Asker, type Clock, pipe, type Ref, spawn, Timers } fro
 import type { Channel } from "../comm/channel.ts";
 import type { RpcPool } from "../comm/pool.ts";
 import { DaskError } from "../protocol/errors.ts";
-import { keyFromWire, keyToWire } from "../protocol/key.ts";
+import { keyFromWire, keyText, keyToWire } from "../protocol/key.ts";
 import { readKeyMap, readNumber } from "../protocol/read.ts";
 import { readException } from "../protocol/remote_error.ts";
 import { Fetcher } from "./fetch.ts";
@@ -279,11 +279,11 @@ class Shell {
     }
   }
 
-  #retry({ key, want, target }: Extract<Instruction, { readonly type: "retry" }>): void {
+  #retry({ key, want, keys }: Extract<Instruction, { readonly type: "retry" }>): void {
     const { scheduler, schedulerAddress, clientId } = this.#options;
-    const request = { op: "retry", keys: [keyToWire(target)], client: clientId };
+    const request = { op: "retry", keys: keys.map(keyToWire), client: clientId };
     pipe(scheduler.call(schedulerAddress, request, { signal: this.#end.signal }), () => {}, (error) => {
-      this.#options.logger.log("warning", `Cannot run "${target}" again: ${error.message}`);
+      this.#options.logger.log("warning", `Cannot run "${keyText(keys[0]!)}" again: ${error.message}`);
       this.actor.ref.tell("events", [{ type: "retry-refused", key, want }]);
     });
   }

@@ -44,7 +44,8 @@ export interface TaskOptions extends Waiting {
   readonly retries?: number;
   /**
    * Whether to repeat after this error. Default: after any. On a cluster the client asks it, and repeats from here: what
-   * depends on the task waits meanwhile.
+   * depends on the task waits meanwhile. Another failed task that something depends on together with this one runs again
+   * with it: the scheduler can only repeat both.
    */
   readonly retryOn?: (error: TaskError) => boolean;
   /**

@@ -69,7 +69,7 @@ export type Instruction =
     readonly delayMs: number;
   }
   /** Ask the scheduler to run these failed tasks again. */
-  | { readonly type: "retry"; readonly key: Key; readonly want: number; readonly target: Key }
+  | { readonly type: "retry"; readonly key: Key; readonly want: number; readonly keys: readonly Key[] }
   | { readonly type: "set-timer"; readonly name: TimerName; readonly delayMs: number }
   | { readonly type: "clear-timer"; readonly name: TimerName }
   | { readonly type: "log"; readonly level: LogLevel; readonly message: string };

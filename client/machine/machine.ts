@@ -386,7 +386,12 @@ export class ClientMachine {
     const task = this.#tasks.get(key);
     if (task === undefined || task.want !== want || task.status !== "error" || task.retrying) return;
     task.retrying = true;
-    this.#rest.push({ type: "retry", key, want, target });
+    // The scheduler revives what failed with the target, and would leave those waiting for ever that depend on another
+    // failed task, too: named as well, they bring that one back with them.
+    const revived = [...this.#withDependents(this.#tasks.get(target) ?? task)]
+      .filter((other) => other.want !== 0 && other.status === "error");
+    const keys = new Set([target, ...revived.map((other) => other.key)]);
+    this.#rest.push({ type: "retry", key, want, keys: [...keys] });
     this.#turn(task, "pending");
   }
 

@@ -234,6 +234,30 @@ Deno.test("ClientMachine takes a task that is retried for pending, and a stale f
   assertEquals(notices(machine.handle([erred("x")])).map(({ type }) => type), ["failed"]);
 });
 
+Deno.test("ClientMachine names with a retry the failed tasks that depend on it, and those alone", () => {
+  const machine = connected();
+  machine.handle([
+    submit([task("a"), task("b"), task("other"), task("m", ["a"]), task("d", ["m", "b"])], {
+      a: 1,
+      d: 2,
+      other: 3,
+    }),
+    erred("a"),
+    erred("d"),
+    erred("other"),
+  ]);
+  const retried = machine.handle([{ type: "retried", key: "a", want: 1 }]);
+  assertEquals(retried.filter(({ type }) => type === "retry"), [
+    { type: "retry", key: "a", want: 1, keys: ["a", "d"] },
+  ]);
+  // It is the task that failed which is named first, also when another asks for it that nobody else holds.
+  machine.handle([{ type: "task-retried", key: "a" }, { type: "task-retried", key: "d" }, erred("d")]);
+  const again = machine.handle([{ type: "retried", key: "d", want: 2, target: "b" }]);
+  assertEquals(again.filter(({ type }) => type === "retry"), [
+    { type: "retry", key: "d", want: 2, keys: ["b", "d"] },
+  ]);
+});
+
 Deno.test("ClientMachine refused a retry: asks how things stand", () => {
   const machine = connected();
   machine.handle([submit([task("x")], { x: 1 }), erred("x"), { type: "retried", key: "x", want: 1 }]);
