@@ -850,7 +850,8 @@ export class Client implements Executor {
 
   /**
    * What is told under a topic from now on: by `current().log()` in tasks, by {@linkcode Client.logEvent}, by Python's
-   * `log_event`.
+   * `log_event`. Events are kept until they are asked for, so take them, or end it: by leaving the loop, by `return()`,
+   * or by `signal`.
    *
    * @param options `signal` ends the iteration with its reason.
    */

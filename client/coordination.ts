@@ -366,31 +366,54 @@ export async function unpublish(sharing: Sharing, name: string): Promise<void> {
   );
 }
 
-/** Events under one topic as they come: of `current().log()`, `Client.logEvent`, and Python's `log_event`. */
-export async function* events<E>(
+/**
+ * Events under one topic as they come, from this call on: of `current().log()`, `Client.logEvent`, and Python's
+ * `log_event`. What is heard before it is asked for is kept.
+ */
+export function events<E>(
   listen: (hear: (event: unknown) => void) => () => void,
   sharing: Sharing,
   signal: AbortSignal | undefined,
 ): AsyncIterableIterator<E> {
   const heard: unknown[] = [];
   let wake: () => void = () => {};
-  const stop = listen((event) => {
+  const unlisten = listen((event) => {
     heard.push(event);
     wake();
   });
-  try {
-    for (;;) {
-      while (heard.length > 0) yield fromWire(heard.shift()) as E;
-      signal?.throwIfAborted();
-      sharing.end.throwIfAborted();
-      const more = new Promise<void>((resolve) => wake = resolve);
-      for (const end of [signal, sharing.end]) end?.addEventListener("abort", wake, { once: true });
-      await more;
-      for (const end of [signal, sharing.end]) end?.removeEventListener("abort", wake);
+  const ends = [signal, sharing.end];
+  const onEnd = () => {
+    unlisten();
+    wake();
+  };
+  for (const end of ends) end?.addEventListener("abort", onEnd, { once: true });
+  if (ends.some((end) => end?.aborted)) onEnd();
+  const stop = () => {
+    for (const end of ends) end?.removeEventListener("abort", onEnd);
+    unlisten();
+  };
+  const told = (async function* (): AsyncGenerator<E, void> {
+    try {
+      for (;;) {
+        while (heard.length > 0) yield fromWire(heard.shift()) as E;
+        for (const end of ends) end?.throwIfAborted();
+        await new Promise<void>((resolve) => wake = resolve);
+      }
+    } finally {
+      stop();
     }
-  } finally {
-    stop();
-  }
+  })();
+  return {
+    next: () => told.next(),
+    return() {
+      // One that was never asked has no end of its own.
+      stop();
+      return told.return();
+    },
+    [Symbol.asyncIterator]() {
+      return this;
+    },
+  };
 }
 
 /** Past events of a topic, oldest first, each with its time in ms since the epoch. */

@@ -169,6 +169,26 @@ Deno.test("a topic is heard from now on, and looked up from the past", async () 
   await assertRejects(() => silent, Error, "no news");
 });
 
+Deno.test("a topic is heard before anybody asks, and one that nobody asks ends as well", async () => {
+  await using c = await cluster(here, 1);
+  const { client } = c;
+  const stop = new AbortController();
+  const early = client.topic<{ n: number }>("early");
+  const unasked = client.topic("early", { signal: stop.signal });
+  const left = client.topic("early");
+  await left.return?.();
+  assertEquals(await left.next(), { value: undefined, done: true });
+  using sum = client.submit(add(1, 1)); // goes the way of the subscription, after it
+  assertEquals(await sum.result(), 2);
+  await client.logEvent("early", { n: 3 });
+  assertEquals(await early.next(), { value: { n: 3 }, done: false });
+  await early.return?.();
+  stop.abort(new Error("no news"));
+  assertEquals(await unasked.next(), { value: { n: 3 }, done: false });
+  await assertRejects(() => unasked.next(), Error, "no news");
+  client.topic("late"); // ends with the client
+});
+
 Deno.test("a published result outlives its client, and is found by name", async () => {
   await using c = await cluster(here, 1);
   {
