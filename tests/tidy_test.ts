@@ -153,3 +153,10 @@ function withoutCommentsAndStrings(text: string): string {
     blank,
   );
 }
+
+Deno.test("the lock file knows no module of a passing server", async () => {
+  assertEquals(
+    Object.keys(JSON.parse(await Deno.readTextFile(new URL("../deno.lock", import.meta.url))).remote ?? {}),
+    [],
+  );
+});
