@@ -279,12 +279,25 @@ class Shell {
     }
   }
 
-  #retry({ key, want, keys }: Extract<Instruction, { readonly type: "retry" }>): void {
-    const { scheduler, schedulerAddress, clientId } = this.#options;
-    const request = { op: "retry", keys: keys.map(keyToWire), client: clientId };
-    pipe(scheduler.call(schedulerAddress, request, { signal: this.#end.signal }), () => {}, (error) => {
-      this.#options.logger.log("warning", `Cannot run "${keyText(keys[0]!)}" again: ${error.message}`);
-      this.actor.ref.tell("events", [{ type: "retry-refused", key, want }]);
+  /** The scheduler would start a task afresh that runs already or has ended, so it is asked first which have failed. */
+  #retry({ keys, marked }: Extract<Instruction, { readonly type: "retry" }>): void {
+    const { scheduler, schedulerAddress, clientId, logger } = this.#options;
+    const refuse = (refused: readonly Key[]) =>
+      this.actor.ref.tell("events", [{ type: "retry-refused", keys: refused }]);
+    const call = (request: { readonly op: string; readonly [field: string]: unknown }) =>
+      scheduler.call(schedulerAddress, request, { signal: this.#end.signal });
+    const ask = async (): Promise<void> => {
+      const states = await call({ op: "get_task_status", keys: keys.map(keyToWire) }) as Readonly<
+        Record<Key, unknown>
+      >;
+      const failed = keys.filter((key) => states[key] === "erred");
+      if (failed.length > 0) await call({ op: "retry", keys: failed.map(keyToWire), client: clientId });
+      const others = marked.filter((key) => !failed.includes(key));
+      if (others.length > 0) refuse(others);
+    };
+    pipe(ask(), () => {}, (error) => {
+      logger.log("warning", `Cannot run "${keyText(keys[0]!)}" again: ${error.message}`);
+      refuse(marked);
     });
   }
 

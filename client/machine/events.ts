@@ -84,9 +84,10 @@ export interface Retried extends Want {
   /** The task that failed, when it is another one that this depends on. Default: `key` and what failed before it. */
   readonly target?: Key;
 }
-/** The retry could not be asked for; the failure stands. */
-export interface RetryRefused extends Want {
+/** These tasks were not run again: the scheduler was not reached, or knows of no failure of theirs any more. */
+export interface RetryRefused {
   readonly type: "retry-refused";
+  readonly keys: readonly Key[];
 }
 /** Somebody waits for the value. */
 export interface ValueWanted extends Want {

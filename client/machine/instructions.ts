@@ -68,8 +68,11 @@ export type Instruction =
     readonly wanted: readonly { readonly key: Key; readonly holder: Address | null }[];
     readonly delayMs: number;
   }
-  /** Ask the scheduler to run these failed tasks again. */
-  | { readonly type: "retry"; readonly key: Key; readonly want: number; readonly keys: readonly Key[] }
+  /**
+   * Ask the scheduler to run those of `keys` again that have failed. For those of `marked` that do not run again,
+   * `retry-refused` is to be said.
+   */
+  | { readonly type: "retry"; readonly keys: readonly Key[]; readonly marked: readonly Key[] }
   | { readonly type: "set-timer"; readonly name: TimerName; readonly delayMs: number }
   | { readonly type: "clear-timer"; readonly name: TimerName }
   | { readonly type: "log"; readonly level: LogLevel; readonly message: string };

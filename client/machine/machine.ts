@@ -385,22 +385,31 @@ export class ClientMachine {
   #retried({ key, want, target = key }: Retried): void {
     const task = this.#tasks.get(key);
     if (task === undefined || task.want !== want || task.status !== "error" || task.retrying) return;
-    task.retrying = true;
+    const failed = this.#tasks.get(target) ?? task;
     // The scheduler revives what failed with the target, and would leave those waiting for ever that depend on another
-    // failed task, too: named as well, they bring that one back with them.
-    const revived = [...this.#withDependents(this.#tasks.get(target) ?? task)]
-      .filter((other) => other.want !== 0 && other.status === "error");
-    const keys = new Set([target, ...revived.map((other) => other.key)]);
-    this.#rest.push({ type: "retry", key, want, keys: [...keys] });
+    // failed task, too: named as well, they bring that one back with them. Which of them failed it knows best.
+    const keys = [...this.#withDependents(failed)]
+      .filter((other) => other.want !== 0 && other.status !== "finished")
+      .map((other) => other.key);
+    // When news of the target's failure is still on its way, it is news of what is being repeated.
+    const marked = failed.want !== 0 && failed.status === "pending" ? [task, failed] : [task];
+    for (const one of marked) one.retrying = true;
+    this.#rest.push({
+      type: "retry",
+      keys: [...new Set([target, key, ...keys])],
+      marked: marked.map(({ key }) => key),
+    });
     this.#turn(task, "pending");
   }
 
-  #retryRefused({ key, want }: RetryRefused): void {
-    const task = this.#tasks.get(key);
-    if (task === undefined || task.want !== want || !task.retrying) return;
-    task.retrying = false;
-    // It is as it was before: the scheduler says it again.
-    this.#outbox.push({ op: "report-key", key });
+  #retryRefused({ keys }: RetryRefused): void {
+    for (const key of keys) {
+      const task = this.#tasks.get(key);
+      if (task === undefined || task.want === 0 || !task.retrying) continue;
+      task.retrying = false;
+      // It is as it was before, or goes on already: the scheduler says which.
+      this.#outbox.push({ op: "report-key", key });
+    }
   }
 
   #valueWanted({ key, want }: ValueWanted): void {

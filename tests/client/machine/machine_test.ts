@@ -234,34 +234,51 @@ Deno.test("ClientMachine takes a task that is retried for pending, and a stale f
   assertEquals(notices(machine.handle([erred("x")])).map(({ type }) => type), ["failed"]);
 });
 
-Deno.test("ClientMachine names with a retry the failed tasks that depend on it, and those alone", () => {
+Deno.test("ClientMachine names with a retry the held tasks that depend on it, unless they are finished", () => {
   const machine = connected();
+  const graph = [
+    task("a"),
+    task("b"),
+    task("other"),
+    task("m", ["a"]),
+    task("d", ["m", "b"]),
+    task("e", ["a"]),
+  ];
   machine.handle([
-    submit([task("a"), task("b"), task("other"), task("m", ["a"]), task("d", ["m", "b"])], {
-      a: 1,
-      d: 2,
-      other: 3,
-    }),
-    erred("a"),
-    erred("d"),
-    erred("other"),
+    submit(graph, { a: 1, d: 2, other: 3, e: 4 }),
+    ...["a", "d", "other"].map(erred),
   ]);
   const retried = machine.handle([{ type: "retried", key: "a", want: 1 }]);
   assertEquals(retried.filter(({ type }) => type === "retry"), [
-    { type: "retry", key: "a", want: 1, keys: ["a", "d"] },
+    { type: "retry", keys: ["a", "d", "e"], marked: ["a"] },
   ]);
   // It is the task that failed which is named first, also when another asks for it that nobody else holds.
-  machine.handle([{ type: "task-retried", key: "a" }, { type: "task-retried", key: "d" }, erred("d")]);
+  const back = ["a", "d"].map((key) => ({ type: "task-retried", key } as const));
+  machine.handle([...back, memory("e"), erred("d")]);
   const again = machine.handle([{ type: "retried", key: "d", want: 2, target: "b" }]);
   assertEquals(again.filter(({ type }) => type === "retry"), [
-    { type: "retry", key: "d", want: 2, keys: ["b", "d"] },
+    { type: "retry", keys: ["b", "d"], marked: ["d"] },
   ]);
+});
+
+Deno.test("ClientMachine takes news of a failure that is being repeated already for old", () => {
+  const machine = connected();
+  // A dependent hears of the failure, and where it came from, before the task itself does.
+  machine.handle([submit([task("a"), task("d", ["a"])], { a: 1, d: 2 }), erred("d")]);
+  const retried = machine.handle([{ type: "retried", key: "d", want: 2, target: "a" }]);
+  assertEquals(retried.filter(({ type }) => type === "retry"), [
+    { type: "retry", keys: ["a", "d"], marked: ["d", "a"] },
+  ]);
+  assertEquals(notices(machine.handle([erred("a")])), []);
+  machine.handle([{ type: "task-retried", key: "a" }, { type: "task-retried", key: "d" }]);
+  assertEquals(notices(machine.handle([erred("a")])).map(({ type }) => type), ["failed"]);
 });
 
 Deno.test("ClientMachine refused a retry: asks how things stand", () => {
   const machine = connected();
-  machine.handle([submit([task("x")], { x: 1 }), erred("x"), { type: "retried", key: "x", want: 1 }]);
-  assertEquals(ops(machine.handle([{ type: "retry-refused", key: "x", want: 1 }])), ["report x"]);
+  machine.handle([submit([task("x"), task("y")], { x: 1, y: 2 }), erred("x")]);
+  machine.handle([{ type: "retried", key: "x", want: 1 }]);
+  assertEquals(ops(machine.handle([{ type: "retry-refused", keys: ["x", "y", "gone"] }])), ["report x"]);
   assertEquals(notices(machine.handle([erred("x")])).map(({ type }) => type), ["failed"]);
 });
 
