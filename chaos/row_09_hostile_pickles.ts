@@ -11,11 +11,17 @@ import { decodeValue, picklePayload } from "../protocol/value.ts";
 import { FakeScheduler, type Message } from "../tests/support/fake_scheduler.ts";
 import { hostilePickles, pickleBytes } from "../tests/protocol/pickle/hostile.ts";
 import { taskPickle } from "../tests/worker/execute/specs.ts";
-import { ask, megabytes, type Row, settles, startSubject, type Subject, within } from "./frame.ts";
+import { ask, megabytes, type Row, startSubject, type Subject, within } from "./frame.ts";
 
 /** Each must be answered by then, ms. */
 const ANSWER_MS_MAX = 5_000;
 const GROWTH_MB_MAX = 200;
+/** The name under which a list of so many numbers is given, to begin with: as many values as the largest payload has. */
+const HARMLESS = "harmless";
+const HARMLESS_NUMBERS = 500_000;
+const HARMLESS_ROUNDS = 5;
+/** So often they are given again at the end, at most, until the memory has come back. */
+const HARMLESS_ROUNDS_MAX = 50;
 /** What the payloads would do, if they could. */
 const OWNED = "/tmp/owned";
 
@@ -29,9 +35,19 @@ export const row: Row = {
     await using scheduler = await FakeScheduler.start();
     await using worker = await startSubject(scheduler.address, ["--nthreads=1"]);
     const pickles = new Map(hostilePickles.map(([name, opcodes]) => [name, pickleBytes(opcodes)]));
+    pickles.set(HARMLESS, pickleBytes(`](${"K\x01".repeat(HARMLESS_NUMBERS)}e`));
     await using peer = await hostilePeer(pickles);
     await Deno.remove(OWNED).catch(() => {});
+    const harmless = async () => {
+      for (const put of Object.values(PLACES)) {
+        await put({ scheduler, worker, peer: peer.address, name: HARMLESS, pickle: pickles.get(HARMLESS)! });
+      }
+    };
+    // First use makes the executor start, and gives its heap the size that work of this kind needs.
+    const fresh = worker.residentTree();
+    for (let round = 0; round < HARMLESS_ROUNDS; round++) await harmless();
     const before = worker.residentTree();
+    report.note(`harmless ones of that size made them grow by ${megabytes(before - fresh).toFixed(1)} MB`);
     for (const [place, put] of Object.entries(PLACES)) {
       let [answered, slowest, named] = [0, 0, 0];
       const silent: string[] = [];
@@ -70,7 +86,12 @@ export const row: Row = {
     report.figure("deaths of executors", ended, "0", ended === 0);
     const executed = await Deno.stat(OWNED).then(() => 1, () => 0);
     report.figure("executed", executed, "0", executed === 0);
-    const grown = await settles(() => megabytes(worker.residentTree() - before), GROWTH_MB_MAX);
+    // What is garbage goes with further work; what is kept stays.
+    let grown = megabytes(worker.residentTree() - before);
+    for (let round = 0; round < HARMLESS_ROUNDS_MAX && grown >= GROWTH_MB_MAX; round++) {
+      await harmless();
+      grown = megabytes(worker.residentTree() - before);
+    }
     report.figure(
       "RSS growth of worker and executor, MB",
       grown,

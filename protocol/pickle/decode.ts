@@ -28,6 +28,13 @@ export const PROTOCOL_MAX = 5;
 export const INTEGER_BYTES_MAX = 1 << 16;
 
 /**
+ * The most marks at a time, and the most values on the stack below the first of them: a level of nesting needs at most
+ * one mark or four values (a function, its arguments, a key, what holds them), and no reader takes more than a
+ * thousand levels. Without it, a byte that opens a level would cost a hundred until that is seen.
+ */
+export const OPEN_MAX = 5_000;
+
+/**
  * Reads one pickle; bytes after its STOP are ignored, as in Python. `buffers` are its out-of-band buffers, in order.
  * Bytes in the result are views on `bytes` and `buffers`.
  *
@@ -49,6 +56,8 @@ class PickleReader {
   readonly #marks: number[] = [];
   /** The height of the stack at the last mark: nothing below it can be popped. */
   #floor = 0;
+  /** How high the stack may get; without a limit above a mark, where the items of a list lie. */
+  #ceiling = OPEN_MAX;
   #memo: PyValue[] = [];
   #memoSize = 0;
 
@@ -71,6 +80,7 @@ class PickleReader {
     this.#stack = emptied(this.#stack);
     this.#memo = emptied(this.#memo);
     this.#marks.length = 0;
+    this.#ceiling = OPEN_MAX;
     this.#buffersRead =
       this.#at =
       this.#end =
@@ -98,7 +108,10 @@ class PickleReader {
   #popMark(): number {
     const mark = this.#marks.pop();
     if (mark === undefined) this.#fail("expected a mark on the stack, got none");
-    this.#floor = this.#marks.length === 0 ? 0 : this.#marks[this.#marks.length - 1]!;
+    if (this.#marks.length === 0) {
+      this.#floor = 0;
+      this.#ceiling = OPEN_MAX;
+    } else this.#floor = this.#marks[this.#marks.length - 1]!;
     return mark;
   }
   /** Claims the next `count` bytes; gives where they begin. */
@@ -184,11 +197,13 @@ class PickleReader {
     }
     for (;;) {
       if (this.#at >= this.#end) this.#fail("expected STOP, got the end");
+      if (this.#stack.length > this.#ceiling) this.#fail("expected at most 1000 levels of nesting, got more");
       const opcode = bytes[this.#at++]!;
       switch (opcode) {
         case 0x28: // MARK
           this.#floor = this.#stack.length;
           this.#marks.push(this.#floor);
+          this.#ceiling = this.#marks.length > OPEN_MAX ? -1 : Infinity;
           break;
         case 0x29: // EMPTY_TUPLE
           this.#stack.push(pyTuple([]));

@@ -56,6 +56,10 @@ import { ownFolders } from "./own_folders.ts";
 import { ACKNOWLEDGE_MS, GRACE_MS, readPolicy, type Stop, stoppedError, timedOut } from "./policy.ts";
 import { type ExecutorLink, ExecutorProcess, type Exit, removeFile } from "./executor_process.ts";
 
+/** Lists of small numbers take four times as many bytes in memory as in a pickle, lists of short texts and of objects six. */
+const READ_PICKLE_FACTOR = 8;
+const LATIN1 = new TextDecoder("latin1");
+
 /** Options of {@linkcode startProcessPool}. */
 export interface ProcessPoolOptions {
   /** Calls that run at a time, each in a process of its own. */
@@ -471,7 +475,7 @@ class ProcessPool implements ExecutorPool {
       executor.kept.set(id, known);
       return [key, id];
     }
-    const bytes = payloadBytes(payload);
+    const bytes = keptBytes(payload);
     const keep = bytes >= KEPT_BYTES_MIN && bytes <= this.#keptBytesMax;
     const frames = payload.frames.map((frame, index): LinkFrame => {
       if (isFileFrame(frame)) return [frame.file, frame.byteLength];
@@ -1247,6 +1251,14 @@ function hold(directory: string): { release(): void } {
 function remove<T>(list: T[], item: T): void {
   const at = list.indexOf(item);
   if (at >= 0) list.splice(at, 1);
+}
+
+/** How many bytes an input takes that an executor has read: buffers are what they are, plain data grows. */
+function keptBytes(payload: Payload): number {
+  const bytes = payloadBytes(payload);
+  if (bytes < KEPT_BYTES_MIN) return bytes; // is not kept
+  const pickled = LATIN1.decode(payload.header).includes("serializer\u00a6pickle");
+  return pickled ? bytes + (READ_PICKLE_FACTOR - 1) * (payload.frames[0]?.byteLength ?? 0) : bytes;
 }
 
 function dropKept(executor: Executor, id: number): boolean {

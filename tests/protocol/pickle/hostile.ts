@@ -190,8 +190,8 @@ export const hostilePickles: readonly HostilePickle[] = [
   ],
   ["a list that holds itself", "]\x94h\x00a", /itself|^$|,|\[/],
   ["an object that is its own state", `${global("a", "b")})\x81\x94h\x00b`, /a\.b/],
-  ["half a million DUPs", "K\x01" + "2".repeat(500_000), /^1$/],
-  ["half a million marks", "(".repeat(500_000), /expected/],
+  ["half a million DUPs", "K\x01" + "2".repeat(500_000), /levels of nesting/],
+  ["half a million marks", "(".repeat(500_000), /levels of nesting/],
 
   // Names of properties.
   ["__proto__ as a key", `}(${word("__proto__")}}(${word("polluted")}\x88uu`, /polluted|__proto__/],

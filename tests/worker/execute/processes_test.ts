@@ -102,6 +102,19 @@ Deno.test("large inputs are sent once and kept, large results come as files", as
     /frame/,
   );
 
+  // Plain data takes several times its bytes once it is read, so of 4 MB there is no room for it.
+  const list = inputOf("list", Array.from({ length: 2_000_000 }, () => 1));
+  const count = (values: number[]) => values.length;
+  assertEquals(await test.value(sourceCall("j", count, [{ $dependency: 0 }], [list])), 2_000_000);
+  const lost = {
+    ...list,
+    payload: { ...list.payload, frames: [{ file: "/nowhere", byteLength: 4_000_000 }] },
+  };
+  assertStringIncludes(
+    (await test.failure(sourceCall("k", count, [{ $dependency: 0 }], [lost]))).exceptionText,
+    "/nowhere",
+  );
+
   test.pool.place(sourceCall("result", (n: number) => new Uint8Array(n).fill(7), [1_000_000]));
   const outcome = await test.ended("result");
   assert(outcome.type === "succeeded");
