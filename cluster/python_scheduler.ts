@@ -133,7 +133,12 @@ export async function startLogged(
     return status;
   });
   const kill = (signal: Deno.Signal) => {
-    if (!over) child.kill(signal);
+    if (over) return;
+    try {
+      child.kill(signal);
+    } catch {
+      // It has just ended by itself, which its status will tell.
+    }
   };
   const stop = async (graceMs = 5_000) => {
     kill("SIGTERM");

@@ -6,7 +6,7 @@
  */
 import { serialized } from "../protocol/envelope.ts";
 import { CommClosedError } from "../protocol/errors.ts";
-import { errorData, writeException } from "../protocol/remote_error.ts";
+import { errorData, writeException } from "../protocol/exception.ts";
 import { type Logger, silent } from "../base/log.ts";
 import { type Channel, openChannel } from "./channel.ts";
 import type { Comm, CommOptions, Listener, Transport } from "./comm.ts";

@@ -1,30 +1,19 @@
 /**
- * Errors between languages. The law: reading never fails (an error about an error would hide the first one), writing
- * gives Python a builtin exception that every process can unpickle and print, and text is cut at
- * {@linkcode TEXT_CHARS_MAX} characters, as Python cuts its own.
- *
- * An exception of ours is `TypeError("x is not a function")`, or the builtin that comes next with the JavaScript name in
- * front of the message. Its `__notes__` carry the stack, which Python 3.11 prints; its attribute `javascript` carries
- * the whole {@linkcode ErrorData} for readers in TypeScript.
+ * Reading errors of any language. The law: reading never fails, because an error about an error would hide the first
+ * one. How errors are written stands in `exception.ts`.
  *
  * @module
  */
 import { mergeFrames } from "./compression.ts";
 import { isPickled, isSerialized, type Serialized } from "./envelope.ts";
 import type { ErrorData } from "./errors.ts";
+import { CAUSES_MAX, cut } from "./exception.ts";
 import { decodeMsgpack } from "./msgpack/mod.ts";
-import { isFileFrame, type Payload } from "./payload.ts";
+import { isFileFrame } from "./payload.ts";
 import { decodePickle } from "./pickle/decode.ts";
-import { BUILD, EMPTY_DICT, MARK, REDUCE, SETITEMS, STOP, TUPLE1, withWriter } from "./pickle/encode.ts";
 import { dictFields, globalName, plain } from "./pickle/globals.ts";
 import { isNode, kindOf, type PyNode, type PyObject, pyText, type PyValue } from "./pickle/value.ts";
-import { decodeValue, encodeValue } from "./value.ts";
-
-/** Messages, stacks and notes are cut here. */
-export const TEXT_CHARS_MAX = 10_000;
-
-/** How many causes of an error, and how many errors of an aggregate, are told. */
-const CAUSES_MAX = 8;
+import { decodeValue } from "./value.ts";
 
 /** How many levels of a Python traceback are told: the outermost and the innermost half. */
 const LEVELS_MAX = 100;
@@ -37,184 +26,6 @@ export interface RemoteErrorData extends ErrorData {
   readonly notes?: readonly string[];
   /** What a Python exception was raised from, or while handling which. */
   readonly cause?: RemoteErrorData;
-}
-
-/** What a `task-erred` message says about an error. */
-export interface WrittenException {
-  /** `Serialize(pickle of the exception)`. */
-  readonly exception: Payload;
-  /** Always null: a traceback of Python's kind cannot be made here, and any other would break Python's client. */
-  readonly traceback: null;
-  readonly exceptionText: string;
-  readonly tracebackText: string;
-}
-
-/** Writes an error for readers in any language. */
-export function writeException(error: ErrorData): WrittenException {
-  const { name, kind, exit } = error;
-  const message = cut(error.message);
-  const stack = cut(error.stack);
-  const pythonClass = builtinFor(error);
-  const text = name === pythonClass ? message : message === "" ? name : cut(`${name}: ${message}`);
-  const javascript = {
-    name: cut(name),
-    message,
-    stack,
-    kind,
-    ...(exit === undefined ? {} : { exit: cut(exit) }),
-  };
-  const pickle = withWriter((writer) => {
-    writer.global("builtins", pythonClass);
-    writer.text(text);
-    writer.op(TUPLE1);
-    writer.op(REDUCE);
-    writer.op(EMPTY_DICT);
-    writer.op(MARK);
-    if (stack !== "") {
-      writer.text("__notes__");
-      writer.value([`JavaScript stack:\n${stack}`], "notes");
-    }
-    writer.text("javascript");
-    writer.value(javascript, "error");
-    writer.op(SETITEMS);
-    writer.op(BUILD);
-    writer.op(STOP);
-    return writer.bytes();
-  });
-  return {
-    exception: encodeValue(pickle),
-    traceback: null,
-    exceptionText: name === "" ? message : cut(`${name}: ${message}`),
-    tracebackText: stack,
-  };
-}
-
-/** The builtin exception that says most nearly the same; all of them are made from one string. */
-function builtinFor(error: ErrorData): string {
-  if (error.kind === "lost") {
-    return /out of memory|\boom\b|heap limit|memory limit/i.test(`${error.exit ?? ""} ${error.message}`)
-      ? "MemoryError"
-      : "RuntimeError";
-  }
-  switch (error.name) {
-    case "TypeError":
-    case "TimeoutError":
-    case "MemoryError":
-      return error.name;
-    case "RangeError":
-      return "ValueError";
-    default:
-      return "RuntimeError";
-  }
-}
-
-function cut(text: string): string {
-  if (text.length <= TEXT_CHARS_MAX) return text.toWellFormed();
-  return text.slice(0, TEXT_CHARS_MAX - 1).toWellFormed() + "…";
-}
-
-/**
- * Any thrown thing as plain data, non-Errors and hostile proxies included. Never throws. The causes of an error, and
- * the errors of an aggregate, follow in its `stack`.
- */
-export function errorData(thrown: unknown, kind: ErrorData["kind"] = "failed"): ErrorData {
-  try {
-    if (typeof thrown !== "object" || thrown === null) return nonError(thrown, kind);
-    const name = textOf(thrown, "name");
-    const message = textOf(thrown, "message");
-    if (name === undefined && message === undefined) return nonError(thrown, kind);
-    const causes: string[] = [];
-    describeCauses(thrown, causes, new Set([thrown]));
-    const stack = textOf(thrown, "stack") ?? "";
-    const exit = textOf(thrown, "exit");
-    return {
-      name: cut(name || classOf(thrown) || "Error"),
-      message: cut(message ?? ""),
-      stack: cut([stack, ...causes].filter((part) => part !== "").join("\n")),
-      kind,
-      ...(exit === undefined ? {} : { exit: cut(exit) }),
-    };
-  } catch {
-    return { name: "Error", message: "A thrown object that cannot be inspected", stack: "", kind };
-  }
-}
-
-function nonError(thrown: unknown, kind: ErrorData["kind"]): ErrorData {
-  return { name: "Error", message: cut(`Thrown: ${inspect(thrown)}`), stack: "", kind };
-}
-
-/** What was thrown, in one line. */
-function inspect(thrown: unknown): string {
-  switch (typeof thrown) {
-    case "string":
-      return JSON.stringify(thrown.slice(0, TEXT_CHARS_MAX));
-    case "function":
-      return "a function";
-    case "object":
-      break;
-    case "bigint":
-      return BigInt.asIntN(256, thrown) === thrown ? `${thrown}n` : "a huge bigint";
-    default:
-      return String(thrown);
-  }
-  if (thrown === null) return "null";
-  const name = classOf(thrown) ?? "Object";
-  try {
-    const json: unknown = JSON.stringify(thrown);
-    if (typeof json === "string" && json.length <= 1000) return name === "Object" ? json : `${name} ${json}`;
-  } catch {
-    // Cycles, bigints, traps: the class must do.
-  }
-  return `an instance of ${name}`;
-}
-
-function textOf(object: object, field: string): string | undefined {
-  try {
-    const value: unknown = (object as Record<string, unknown>)[field];
-    return typeof value === "string" ? value : undefined;
-  } catch {
-    return undefined;
-  }
-}
-
-function classOf(object: object): string | undefined {
-  try {
-    const { constructor } = object;
-    return typeof constructor === "function" && typeof constructor.name === "string"
-      ? constructor.name
-      : undefined;
-  } catch {
-    return undefined;
-  }
-}
-
-function describeCauses(thrown: object, into: string[], seen: Set<unknown>): void {
-  const tell = (label: string, one: unknown) => {
-    if (into.length >= CAUSES_MAX || seen.has(one)) return;
-    seen.add(one);
-    if (typeof one !== "object" || one === null) {
-      into.push(`${label}: ${inspect(one)}`);
-      return;
-    }
-    const head = `${textOf(one, "name") ?? classOf(one) ?? "Error"}: ${
-      textOf(one, "message") ?? inspect(one)
-    }`;
-    const stack = textOf(one, "stack") ?? "";
-    into.push(`${label}: ${stack.startsWith(head) ? stack : stack === "" ? head : `${head}\n${stack}`}`);
-    describeCauses(one, into, seen);
-  };
-  let cause: unknown;
-  let errors: unknown;
-  try {
-    cause = (thrown as { cause?: unknown }).cause;
-    errors = (thrown as { errors?: unknown }).errors;
-  } catch {
-    return;
-  }
-  if (cause !== undefined && cause !== null) tell("Caused by", cause);
-  if (Array.isArray(errors)) {
-    for (const one of errors.slice(0, CAUSES_MAX)) tell("One of its errors", one);
-  }
 }
 
 /**

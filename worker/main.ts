@@ -17,6 +17,12 @@ import {
 import { EXIT_AGAIN, EXIT_CRASHED, EXIT_ENDED, EXIT_MISUSED, EXIT_REFUSED } from "./exit_codes.ts";
 import { listPorts, sharePorts } from "./ports.ts";
 
+/** Not written into the `import`: Deno would read them at the start, and keep their text. */
+const SUPERVISOR = new URL("./supervisor.ts", import.meta.url).href;
+const NANNY = new URL("./nanny.ts", import.meta.url).href;
+const TLS = new URL("../comm/tls.ts", import.meta.url).href;
+const nanny = (): Promise<typeof import("./nanny.ts")> => import(NANNY);
+
 /** Runs the command line; resolves to the exit code. */
 export async function main(words: readonly string[]): Promise<number> {
   // The parser, like all that an idle worker does not need, is loaded only here.
@@ -61,7 +67,7 @@ async function run(flags: WorkerFlags): Promise<number> {
     return EXIT_MISUSED;
   }
   if (flags.nanny || flags.nworkers > 1) {
-    const { canSupervise, supervise } = await import("./supervisor.ts");
+    const { canSupervise, supervise }: typeof import("./supervisor.ts") = await import(SUPERVISOR);
     if (flags.nworkers === 1 && !await canSupervise()) {
       logger.log(
         "info",
@@ -75,7 +81,9 @@ async function run(flags: WorkerFlags): Promise<number> {
       nannyPorts: listPorts(sharePorts(nannyPorts, index, flags.nworkers)),
     }));
     const tls = certificatesOf(flags);
-    const { tlsTransport } = tls === undefined ? {} : await import("../comm/tls.ts");
+    const { tlsTransport }: Partial<typeof import("../comm/tls.ts")> = tls === undefined
+      ? {}
+      : await import(TLS);
     return await supervise({
       entrypoint: import.meta.url,
       workers,
@@ -142,15 +150,14 @@ async function runWorker(flags: WorkerFlags, logger: Logger): Promise<number> {
         ? {}
         : { permissions: await readPermissions(flags.taskPermissions) }),
       ...(supervisorAddress === undefined ? {} : {
-        nanny: async (listening: string) =>
-          (await import("./nanny.ts")).askForNanny(supervisorAddress, listening),
+        nanny: async (listening: string) => (await nanny()).askForNanny(supervisorAddress, listening),
       }),
       signal: stop.signal,
       logger,
     });
     if (supervisorAddress !== undefined) {
       // When it cannot be told, only those who wait for a restart wait longer.
-      (await import("./nanny.ts")).tellRegistered(supervisorAddress).catch(() => {});
+      (await nanny()).tellRegistered(supervisorAddress).catch(() => {});
     }
     const end = await worker.ended;
     if (end.crashed) return EXIT_CRASHED;

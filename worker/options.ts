@@ -259,12 +259,15 @@ function configuredMemory({ memory }: DaskConfig, logger: Logger): MemoryThresho
   };
 }
 
+/** Not written into the `import`: Deno would read it at the start. */
+const TLS = new URL("../comm/tls.ts", import.meta.url).href;
+
 /** Workers without certificates do not load what handles them. */
 async function encryption(
   tls: TlsOptions | undefined,
 ): Promise<{ readonly transport: Transport; readonly tls: WorkerSettings["tls"] }> {
   if (tls === undefined) return { transport: tcp, tls: null };
-  const { readTls, tlsTransport } = await import("../comm/tls.ts");
+  const { readTls, tlsTransport }: typeof import("../comm/tls.ts") = await import(TLS);
   const { ca, cert, key } = readTls(tls);
   return { transport: tlsTransport(tls), tls: { ca, cert, key } };
 }

@@ -74,9 +74,12 @@ type Answer = (fields: Fields, parts: RpcParts, files: Set<string>) => unknown;
 const CODE_TRAVELS = "a TypeScript worker loads functions by the URL of their module, as " +
   'methodcaller("deno:<module URL>#<export>"), or gets them with the tasks of TypeScript clients';
 
-/** Not written into the `import`: Deno would read it at the start. */
+/** Not written into the `import`: Deno would read them at the start. */
 const BENCHMARKS = new URL("./benchmarks.ts", import.meta.url).href;
+const CALL = new URL("../protocol/call.ts", import.meta.url).href;
+const RUN_FUNCTION = new URL("./run_function.ts", import.meta.url).href;
 const benchmarks = (): Promise<typeof import("./benchmarks.ts")> => import(BENCHMARKS);
+const runFunction = (): Promise<typeof import("./run_function.ts")> => import(RUN_FUNCTION);
 
 /** One line per op; an op that is not here is answered with null, as every dask server does. `get_data` is the peer's. */
 const ANSWERS: Readonly<Record<string, Answer>> = {
@@ -119,8 +122,8 @@ const ANSWERS: Readonly<Record<string, Answer>> = {
   terminate,
   "plugin-add": ignorePlugin,
   "plugin-remove": () => ({ status: "OK" }),
-  run: async (...all) => (await import("./run_function.ts")).runFunction("run", ...all),
-  run_coroutine: async (...all) => (await import("./run_function.ts")).runFunction("run_coroutine", ...all),
+  run: async (...all) => (await runFunction()).runFunction("run", ...all),
+  run_coroutine: async (...all) => (await runFunction()).runFunction("run_coroutine", ...all),
   upload_file: () => refuse("upload_file", `${CODE_TRAVELS}; it takes no files`),
   actor_execute: () => refuse("actor_execute", "a TypeScript worker holds no actors of Python clients"),
   actor_attribute: () => refuse("actor_attribute", "a TypeScript worker holds no actors of Python clients"),
@@ -254,7 +257,7 @@ async function callStack(fields: Fields, { worker }: RpcParts): Promise<unknown>
   const stacks: Record<Key, string[]> = Object.create(null);
   const running = await worker.ask("running", {});
   if (running.length === 0) return stacks;
-  const { functionNameIn } = await import("../protocol/call.ts");
+  const { functionNameIn }: typeof import("../protocol/call.ts") = await import(CALL);
   for (const { key, since, pickle } of running) {
     if (keys !== null && !keys.includes(key)) continue;
     const seconds = ((now - since) / 1000).toFixed(1);

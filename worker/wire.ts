@@ -24,7 +24,7 @@ import {
   readString,
 } from "../protocol/read.ts";
 import type { Payload } from "../protocol/payload.ts";
-import { errorData, writeException } from "../protocol/remote_error.ts";
+import { errorData, writeException } from "../protocol/exception.ts";
 import { withAddress } from "../protocol/whereabouts.ts";
 import type { Address, ExecuteFailed, Key, WorkerEvent, WorkerStatus } from "./machine/events.ts";
 import type { ToScheduler } from "./machine/instructions.ts";

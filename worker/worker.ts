@@ -17,13 +17,14 @@ import { DaskError } from "../protocol/errors.ts";
 import { type Key, keyText, keyToWire } from "../protocol/key.ts";
 import type { Frame } from "../protocol/payload.ts";
 import { readRecord } from "../protocol/read.ts";
-import { errorData, writeException } from "../protocol/remote_error.ts";
+import { errorData, writeException } from "../protocol/exception.ts";
 import { listenerTo, startWorkerActor } from "./actor.ts";
 import { type Directories, makeDirectories } from "./directories.ts";
 import type { CallsAside } from "./execute/aside.ts";
 import type { ExecutorListener, ExecutorPool, IsolationName, Outcome } from "./execute/executor.ts";
+import type * as Validate from "./machine/validate.ts";
 import type { InProcessOptions } from "./execute/in_process.ts";
-import { INPUT_CACHE_BYTES_MAX } from "./execute/inputs.ts";
+import { INPUT_CACHE_BYTES_MAX } from "./execute/link.ts";
 import { type ProcessPoolOptions, startProcessPool } from "./execute/processes.ts";
 import {
   averageBandwidth,
@@ -68,6 +69,7 @@ const SCHEDULER_BATCH_MS = 5;
 const THREADS = new URL("./execute/threads.ts", import.meta.url).href;
 const INLINE = new URL("./execute/inline.ts", import.meta.url).href;
 const HTTP = new URL("./http.ts", import.meta.url).href;
+const VALIDATE = new URL("./machine/validate.ts", import.meta.url).href;
 
 /** Each step of a farewell may take this long, ms. */
 const FAREWELL_MS_MAX = 1_500;
@@ -298,7 +300,7 @@ class Worker implements WorkerHandle {
       address: this.address,
       slots: this.slots,
       resources: settings.resources,
-      ...(settings.validate ? { validate: (await import("./machine/validate.ts")).validate } : {}),
+      ...(settings.validate ? { validate: (await import(VALIDATE) as typeof Validate).validate } : {}),
     });
     this.#machine = machine;
     const actor = this.#owned(startWorkerActor({

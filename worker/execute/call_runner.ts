@@ -6,7 +6,7 @@
  */
 import { SerializationError } from "../../protocol/errors.ts";
 import type { Frame } from "../../protocol/payload.ts";
-import { errorData, writeException, type WrittenException } from "../../protocol/remote_error.ts";
+import { errorData, writeException, type WrittenException } from "../../protocol/exception.ts";
 import { encodeValue, typeOfValue } from "../../protocol/value.ts";
 import { CURRENT, type Current, isReschedule, setCurrent } from "./current.ts";
 import type { ExecutorCall } from "./executor.ts";

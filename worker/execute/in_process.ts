@@ -11,11 +11,11 @@
 import { type Logger, silent } from "../../base/log.ts";
 import { DaskError, type ErrorData } from "../../protocol/errors.ts";
 import { decodeMsgpack } from "../../protocol/msgpack/mod.ts";
-import { errorData, writeException } from "../../protocol/remote_error.ts";
+import { errorData, writeException } from "../../protocol/exception.ts";
 import { type CallData, callData, type CallEnd, type FromRunner, type RunnerOptions } from "./call_runner.ts";
 import { currentFolder } from "./current_folder.ts";
 import type { ExecutorCall, ExecutorListener, ExecutorPool, Outcome, PoolExecutor } from "./executor.ts";
-import { INPUT_CACHE_BYTES_MAX } from "./inputs.ts";
+import { INPUT_CACHE_BYTES_MAX } from "./link.ts";
 import type { TaskPermissions } from "./permissions.ts";
 import { ACKNOWLEDGE_MS, GRACE_MS, readPolicy, type Stop, stoppedError, timedOut } from "./policy.ts";
 

@@ -10,9 +10,6 @@ import { decodeValue } from "../../protocol/value.ts";
 import type { SharedFiles } from "./files.ts";
 import type { LinkFrame, LinkInput } from "./link.ts";
 
-/** What an executor keeps of inputs unless told otherwise, bytes. */
-export const INPUT_CACHE_BYTES_MAX = 256 * 1024 * 1024;
-
 /** A value that came as an input, decoded or not yet. */
 export class InputValue {
   readonly #key: string;

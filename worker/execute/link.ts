@@ -20,6 +20,8 @@ export const FILE_BYTES_MIN = 1 << 16;
 
 /** Payloads from this size on are kept by executors for later calls, bytes. */
 export const KEPT_BYTES_MIN = 1 << 12;
+/** What an executor keeps of inputs unless told otherwise, bytes. */
+export const INPUT_CACHE_BYTES_MAX = 256 * 1024 * 1024;
 
 /** Exit code of an executor that cannot do its work. */
 export const EXIT_UNABLE = 70;

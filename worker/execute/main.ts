@@ -6,7 +6,7 @@
  */
 import { DaskError, type ErrorData, SerializationError } from "../../protocol/errors.ts";
 import type { Frame, Payload } from "../../protocol/payload.ts";
-import { errorData, writeException } from "../../protocol/remote_error.ts";
+import { errorData, writeException } from "../../protocol/exception.ts";
 import { encodeValue, typeOfValue } from "../../protocol/value.ts";
 import { isReschedule, setCurrent } from "./current.ts";
 import { denoFiles, openLibc, type SharedFiles } from "./files.ts";

@@ -19,7 +19,7 @@ import { assert } from "../../base/assert.ts";
 import { type Logger, silent } from "../../base/log.ts";
 import { CommClosedError, DaskError, type ErrorData } from "../../protocol/errors.ts";
 import { type Frame, isFileFrame, type Payload, payloadBytes } from "../../protocol/payload.ts";
-import { writeException } from "../../protocol/remote_error.ts";
+import { writeException } from "../../protocol/exception.ts";
 import type {
   ExecutorCall,
   ExecutorListener,
@@ -32,13 +32,13 @@ import {
   type ExecutorConfig,
   FILE_BYTES_MIN,
   type FromExecutor,
+  INPUT_CACHE_BYTES_MAX,
   KEPT_BYTES_MIN,
   Link,
   type LinkFrame,
   type LinkInput,
 } from "./link.ts";
 import { currentFolder } from "./current_folder.ts";
-import { INPUT_CACHE_BYTES_MAX } from "./inputs.ts";
 import { holdDirectory } from "./directory_lock.ts";
 import {
   descriptorOf,
