@@ -53,3 +53,39 @@ export function groupByAnnotations(tasks: readonly SubmittedTask[]): readonly Gr
   }
   return levels.flatMap((groups) => [...groups.values()]);
 }
+
+/** What goes into one `update-graph`. */
+export interface GraphPart {
+  readonly tasks: readonly SubmittedTask[];
+  /** Of `tasks`, those that are wanted. */
+  readonly keys: readonly Key[];
+  /** Of each task, in the order of `tasks`. */
+  readonly priorities: readonly number[];
+}
+
+/**
+ * Cuts a large graph into parts of at most `tasksMax` tasks, so that workers begin with the first while the scheduler
+ * still reads the others. The law is that of groups: each part is complete without the later ones, and what a later one
+ * needs of an earlier one is wanted. A graph for which that does not hold stays whole. `tasks` come dependencies first.
+ */
+export function cutGraph(graph: GraphPart, tasksMax: number): readonly GraphPart[] {
+  const { tasks, keys, priorities } = graph;
+  if (tasks.length <= tasksMax) return [graph];
+  const wanted = new Set(keys);
+  const places = new Map<Key, number>();
+  const parts: { tasks: SubmittedTask[]; keys: Key[]; priorities: number[] }[] = [];
+  for (let i = 0; i < tasks.length; i++) {
+    const task = tasks[i]!;
+    const place = Math.floor(i / tasksMax);
+    for (const dependency of task.dependencies) {
+      const other = places.get(dependency);
+      if (other !== undefined && other !== place && !wanted.has(dependency)) return [graph];
+    }
+    places.set(task.key, place);
+    const part = parts[place] ??= { tasks: [], keys: [], priorities: [] };
+    part.tasks.push(task);
+    part.priorities.push(priorities[i]!);
+    if (wanted.has(task.key)) part.keys.push(task.key);
+  }
+  return parts;
+}

@@ -36,7 +36,7 @@ import type {
   Want,
   WorkersChanged,
 } from "./events.ts";
-import { groupByAnnotations } from "./graph_groups.ts";
+import { cutGraph, groupByAnnotations } from "./graph_groups.ts";
 import type { FutureStatus, GraphForm, Instruction, Notice, ToScheduler } from "./instructions.ts";
 
 /** Waiting that long for a first worker is worth a line in the log. */
@@ -84,6 +84,9 @@ interface Task {
   /** It was in memory once, or put there by hand. */
   wasFinished: boolean;
 }
+
+/** Tasks of one `update-graph`, where the graph can be cut. */
+const GRAPH_TASKS_MAX = 1_000;
 
 /** A graph that waits to be sent. */
 interface QueuedGraph {
@@ -774,11 +777,20 @@ export class ClientMachine {
         if (this.#form.state === "untried") {
           messages.push({ op: "subscribe-topic", topic: this.#clientId });
         }
-        const { form } = this.#form;
-        const stimulusId = `${form}-${this.#clientId}-${++this.#graphs}`;
-        if (this.#form.state === "untried") this.#form = { form, state: "asked", stimulusId };
-        const { tasks, keys, priorities } = queued;
-        messages.push({ op: "update-graph", tasks, keys, priorities, annotations: route, form, stimulusId });
+        for (const { tasks, keys, priorities } of cutGraph(queued, GRAPH_TASKS_MAX)) {
+          const { form } = this.#form;
+          const stimulusId = `${form}-${this.#clientId}-${++this.#graphs}`;
+          if (this.#form.state === "untried") this.#form = { form, state: "asked", stimulusId };
+          messages.push({
+            op: "update-graph",
+            tasks,
+            keys,
+            priorities,
+            annotations: route,
+            form,
+            stimulusId,
+          });
+        }
       } else if (kept.delays(queued)) {
         kept.add(queued, false);
         continue;

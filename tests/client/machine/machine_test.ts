@@ -2,7 +2,7 @@ import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import type { ClientEvent, SubmittedTask } from "../../../client/machine/events.ts";
 import type { Instruction, Notice, ToScheduler } from "../../../client/machine/instructions.ts";
 import { ClientMachine, NO_WORKERS_MS, RELEASES_MS } from "../../../client/machine/machine.ts";
-import { groupByAnnotations } from "../../../client/machine/graph_groups.ts";
+import { cutGraph, groupByAnnotations } from "../../../client/machine/graph_groups.ts";
 
 const ID = "Client-1";
 
@@ -482,6 +482,44 @@ Deno.test("groupByAnnotations puts dependencies' groups first and names what lat
       ["w1", ["e"], []],
     ],
   );
+});
+
+Deno.test("cutGraph gives parts that are complete without the later ones, or leaves a graph whole", () => {
+  const cut = (tasks: SubmittedTask[], keys: string[], most: number) =>
+    cutGraph({ tasks, keys, priorities: tasks.map((_, i) => i) }, most).map((part) =>
+      [part.tasks.map(({ key }) => key), part.keys, part.priorities] as const
+    );
+  const few = [
+    task("code"),
+    task("a", ["code"]),
+    task("b", ["code"]),
+    task("c", ["a"]),
+    task("d", ["elsewhere"]),
+  ];
+  const all = few.map(({ key }) => key);
+  assertEquals(cut(few, all, 5), [[all, all, [0, 1, 2, 3, 4]]]);
+  assertEquals(cut(few, all, 2), [
+    [["code", "a"], ["code", "a"], [0, 1]],
+    [["b", "c"], ["b", "c"], [2, 3]],
+    [["d"], ["d"], [4]],
+  ]);
+  // What nobody wants would be forgotten before the part comes that needs it.
+  const last = ["code", "b", "c", "d"];
+  assertEquals(cut(few, last, 2), [[all, last, [0, 1, 2, 3, 4]]]);
+  assertEquals(cut(few, last, 4).map(([keys]) => keys), [["code", "a", "b", "c"], ["d"]]);
+});
+
+Deno.test("ClientMachine sends a large graph of independent tasks in parts, in order", () => {
+  const machine = connected();
+  const keys = Array.from({ length: 2_500 }, (_, i) => `k${i}`);
+  const [sent] = machine.handle([
+    submit(keys.map((key) => task(key)), Object.fromEntries(keys.map((key) => [key, 1]))),
+  ]);
+  assert(sent?.type === "send");
+  const graphs = sent.messages.filter((message) => message.op === "update-graph");
+  assertEquals(graphs.map(({ tasks }) => tasks.length), [1_000, 1_000, 500]);
+  assertEquals(graphs.flatMap((graph) => graph.keys), keys);
+  assertEquals(new Set(graphs.map(({ stimulusId }) => stimulusId)).size, 3);
 });
 
 Deno.test("ClientMachine wants what later groups need until they are sent", () => {
