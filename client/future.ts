@@ -514,8 +514,10 @@ export function asCompleted<T>(
           const future = done.shift();
           if (future !== undefined) {
             const state = stateOf(future, "asCompleted's future");
-            if (!state.isDone) throw state.owner.ended;
-            return { done: false, value: future };
+            if (state.isDone) return { done: false, value: future };
+            if (state.owner.ended !== null) throw state.owner.ended;
+            add(future); // its value was lost before it was taken, and comes again
+            continue;
           }
           const [next] = waiting.keys();
           if (next === undefined) return { done: true, value: undefined };
@@ -566,21 +568,22 @@ export async function wait(futures: Iterable<Future<unknown>>, options: WaitOpti
   const isEnough = ({ status }: KeyState): boolean =>
     until === "first" || (until === "error" && status !== "finished");
   for (const state of states) {
-    if (state.isDone) {
-      if (!isEnough(state)) continue;
+    let wasDone = state.isDone;
+    if (!wasDone) {
+      if (state.owner.ended !== null) done.reject(state.owner.ended);
+      pending++;
+    } else if (isEnough(state)) {
       enough = true;
       done.resolve();
-      continue;
     }
-    if (state.owner.ended !== null) done.reject(state.owner.ended);
-    pending++;
-    const stop = state.listen(() => {
+    // One that is done may be pending again, when its value is lost.
+    unlisten.push(state.listen(() => {
       if (state.owner.ended !== null && !state.isDone) return done.reject(state.owner.ended);
-      if (!state.isDone) return;
-      stop();
-      if (--pending === 0 || isEnough(state)) done.resolve();
-    });
-    unlisten.push(stop);
+      if (state.isDone === wasDone) return;
+      wasDone = state.isDone;
+      pending += wasDone ? -1 : 1;
+      if (pending === 0 || (wasDone && isEnough(state))) done.resolve();
+    }));
   }
   if (pending === 0) done.resolve();
   else if (!enough) { for (const { owner } of states) owner.waits(); }
@@ -605,6 +608,22 @@ export function abortable<T>(promise: Promise<T>, signal: AbortSignal, aborted?:
     };
     signal.addEventListener("abort", onAbort, { once: true });
     promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+  });
+}
+
+/** A pause, or the reason of one of `ends` when that comes first. */
+export function sleep(ms: number, ...ends: readonly (AbortSignal | undefined)[]): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const stop = () => {
+      clearTimeout(timer);
+      for (const end of ends) end?.removeEventListener("abort", stop);
+      const ended = ends.find((end) => end?.aborted);
+      if (ended === undefined) resolve();
+      else reject(ended.reason);
+    };
+    const timer = setTimeout(stop, ms);
+    for (const end of ends) end?.addEventListener("abort", stop);
+    if (ends.some((end) => end?.aborted)) stop();
   });
 }
 
