@@ -175,9 +175,9 @@ class Shell {
       const states = readKeyMap(
         await scheduler.call(schedulerAddress, request, { signal: connection() }),
         request.op,
-        (state) => state ?? null,
+        (state) => state !== null,
       );
-      return unsure.filter((key) => (states.get(key) ?? null) === null);
+      return unsure.filter((key) => states.get(key) !== true);
     };
     const { ref } = this.actor;
     pipe(
@@ -342,12 +342,13 @@ class Shell {
 
   /** The scheduler would start a task afresh that runs already or has ended, so it is asked first which have failed. */
   #retry({ keys, marked }: Extract<Instruction, { readonly type: "retry" }>): void {
-    const { scheduler, schedulerAddress, connection, logger } = this.#options;
+    const { scheduler, schedulerAddress, logger } = this.#options;
     const { clientId } = this.#memory;
+    const signal = this.#options.connection();
     const refuse = (refused: readonly Key[]) =>
       this.actor.ref.tell("events", [{ type: "retry-refused", keys: refused }]);
     const call = (request: { readonly op: string; readonly [field: string]: unknown }) =>
-      scheduler.call(schedulerAddress, request, { signal: connection() });
+      scheduler.call(schedulerAddress, request, { signal });
     const ask = async (): Promise<void> => {
       const states = await call({ op: "get_task_status", keys: keys.map(keyToWire) }) as Readonly<
         Record<Key, unknown>
@@ -358,7 +359,9 @@ class Shell {
       if (others.length > 0) refuse(others);
     };
     pipe(ask(), () => {}, (error) => {
-      logger.log("warning", `Cannot run "${keyText(keys[0]!)}" again: ${error.message}`);
+      if (!signal.aborted) {
+        logger.log("warning", `Cannot run "${keyText(keys[0]!)}" again: ${error.message}`);
+      }
       refuse(marked);
     });
   }

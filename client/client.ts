@@ -58,6 +58,17 @@ import {
   unpublish,
   Variable,
 } from "./coordination.ts";
+import {
+  type Ask,
+  type LogLine,
+  type LogOptions,
+  performanceReport,
+  schedulerLogs,
+  type TaskRun,
+  taskStream,
+  type TaskStreamOptions,
+  workerLogs,
+} from "./diagnostics.ts";
 import { showClient } from "./display.ts";
 import {
   abortable,
@@ -81,7 +92,7 @@ import { RetryPolicy } from "./retries.ts";
 import { stderrLogger } from "./stderr_logger.ts";
 import type { SubmittingTask } from "./wire.ts";
 
-export type { ReconnectOptions, SchedulerInfo, WorkerInfo };
+export type { LogLine, LogOptions, ReconnectOptions, SchedulerInfo, TaskRun, TaskStreamOptions, WorkerInfo };
 
 /** Time for a connection with a worker; the scheduler brings the value when there is none. */
 const WORKER_CONNECT_MS = 3_000;
@@ -918,6 +929,64 @@ export class Client implements Executor {
     }
   }
 
+  // --- What happened ---
+
+  /**
+   * Which tasks ran when and where, oldest first, as far as the scheduler remembers: dask's `get_task_stream`. A
+   * scheduler without a dashboard begins to remember with the first call.
+   *
+   * @example
+   * ```ts ignore
+   * const runs = await client.getTaskStream({ start: Date.now() - 60_000 });
+   * for (const { key, worker, steps } of runs) console.log(key, worker, steps.at(-1)!.stop - steps[0]!.start, "ms");
+   * ```
+   */
+  async getTaskStream(options: TaskStreamOptions = {}): Promise<readonly TaskRun[]> {
+    return await taskStream(this.#asking, options);
+  }
+
+  /**
+   * Begins a performance report, dask's `performance_report`: what the cluster does until it is disposed of is written
+   * to `file`, an HTML page. The scheduler makes it, and needs bokeh for that.
+   *
+   * @param options `code`: a text that is shown in it, such as the program.
+   * @throws {DaskError} when it is disposed of and the scheduler cannot make it.
+   * @example
+   * ```ts ignore
+   * {
+   *   await using _ = await client.performanceReport("report.html");
+   *   await client.run(nodes);
+   * }
+   * ```
+   */
+  async performanceReport(
+    file: string | URL,
+    options: { readonly code?: string } = {},
+  ): Promise<AsyncDisposable> {
+    return await performanceReport(this.#asking, file, options.code ?? "");
+  }
+
+  /** The last lines of the scheduler's log, newest first; dask's `get_scheduler_logs`. */
+  async schedulerLogs(options: LogOptions = {}): Promise<readonly LogLine[]> {
+    return await schedulerLogs(this.#asking, options);
+  }
+
+  /**
+   * The last lines of the logs of workers, newest first, by address; dask's `get_worker_logs`.
+   *
+   * @param options `workers`: of these; default: of all.
+   */
+  async workerLogs(
+    options: LogOptions & { readonly workers?: readonly string[] } = {},
+  ): Promise<ReadonlyMap<string, readonly LogLine[]>> {
+    const { workers } = options;
+    return await workerLogs(
+      this.#asking,
+      options,
+      workers === undefined ? null : addressesOf(workers, "workerLogs"),
+    );
+  }
+
   // --- What clients and tasks share by name ---
 
   /**
@@ -1014,6 +1083,8 @@ export class Client implements Executor {
   async unpublish(name: string): Promise<void> {
     await unpublish(this.#sharing("unpublish"), name);
   }
+
+  readonly #asking: Ask = (op, fields) => this.#core.ask(op, fields);
 
   #sharing(call: string): Sharing {
     const core = this.#core;

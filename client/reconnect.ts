@@ -81,7 +81,7 @@ export class Reconnection {
         await sleep(Math.min(pauseMs(this.#attempts + 1, Math.random()), Math.max(leftMs(), 0)), stop);
         if (leftMs() <= 0) break;
         this.#attempts++;
-        const done = await attempt(Math.min(attemptMs, ATTEMPT_MS_MAX, leftMs()), stop);
+        const done = await attempt(Math.ceil(Math.min(attemptMs, ATTEMPT_MS_MAX, leftMs())), stop);
         this.#stoodSince = performance.now();
         return done;
       } catch (error) {

@@ -629,7 +629,8 @@ export class ClientMachine {
     /** They can neither be computed nor are they there. */
     const lost = new Set<Task>();
     const computable = new Set<Task>();
-    const [own, mixed]: [Task[], Task[]] = [[], []];
+    const own: Task[] = [];
+    const mixed: Task[] = [];
     for (const task of this.#tasks.values()) {
       if (task.submitted !== null && !task.dependencies.some((one) => lost.has(one))) computable.add(task);
       else if (unknown.has(task.key)) lost.add(task);
