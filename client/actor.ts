@@ -9,7 +9,7 @@ import type { Logger } from "../base/log.ts";
 import { type Actor, type Asker, type Clock, pipe, type Ref, spawn, Timers } from "../actors/kernel/mod.ts";
 import type { Channel } from "../comm/channel.ts";
 import type { RpcPool } from "../comm/pool.ts";
-import { DaskError } from "../protocol/errors.ts";
+import { CommClosedError, DaskError } from "../protocol/errors.ts";
 import { keyFromWire, keyText, keyToWire } from "../protocol/key.ts";
 import { readKeyMap, readNumber } from "../protocol/read.ts";
 import { readException } from "../protocol/remote_error.ts";
@@ -445,9 +445,10 @@ class Shell {
   /** The scheduler says of each failed key what failed, not where; so look which task of those behind it failed first. */
   #diagnose(key: Key, lost: boolean, asker: Asker<Diagnosis>): void {
     const lineage = this.#machine.lineage(key);
-    const { scheduler, schedulerAddress } = this.#options;
+    const { scheduler, schedulerAddress, broken } = this.#options;
+    const signal = this.#options.connection();
     const call = (request: { readonly op: string; readonly [field: string]: unknown }) =>
-      scheduler.call(schedulerAddress, request, { signal: this.#options.connection() });
+      scheduler.call(schedulerAddress, request, { signal });
     const find = async (): Promise<Diagnosis> => {
       let origin = key;
       if (lineage.size > 1) {
@@ -458,7 +459,10 @@ class Shell {
       return { origin, left };
     };
     // Best effort: an error without its origin is better than none.
-    pipe(find(), (diagnosis) => asker.answer(diagnosis), () => asker.answer({ origin: key, left: [] }));
+    pipe(find(), (diagnosis) => asker.answer(diagnosis), (error) => {
+      const gone = signal.aborted || error instanceof CommClosedError; // the stream may not have heard of it yet
+      asker.answer({ origin: key, left: [], interrupted: gone && broken !== undefined });
+    });
   }
 }
 

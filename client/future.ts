@@ -60,6 +60,8 @@ export class KeyState {
   #reason: string | null = null;
   #failure: Failure | null = null;
   #error: Promise<DaskError> | null = null;
+  /** The scheduler was lost before it had said where the failure came from. */
+  #interrupted = false;
   /** Futures that are neither released nor collected. */
   #futures = 0;
   /** The value, once somebody asked for it. */
@@ -148,7 +150,11 @@ export class KeyState {
     return this.#error ??= failureError(
       this.key,
       this.#failure!,
-      (lost) => this.owner.diagnose(this.key, lost),
+      async (lost) => {
+        const diagnosis = await this.owner.diagnose(this.key, lost);
+        this.#interrupted = diagnosis.interrupted === true;
+        return diagnosis;
+      },
       this.owner.schedulerVersion,
     );
   }
@@ -223,6 +229,11 @@ export class KeyState {
     const heardAt = nextMoment();
     const error = await this.error();
     if (this.#failure !== failure || this.owner.ended !== null) return;
+    if (this.#interrupted) {
+      // Who is to decide on a retry is not known; so it runs again, and fails again, by the next connection.
+      this.owner.happened({ type: "retried", key: this.key, want: this.want });
+      return;
+    }
     if (!(error instanceof TaskError)) return this.#fail();
     const origin = originOf(error);
     const policy = policies.get(origin) ?? null;

@@ -26,6 +26,8 @@ export interface Diagnosis {
   readonly origin: Key;
   /** Workers that left while they were to run it, in order. */
   readonly left: readonly string[];
+  /** The scheduler was lost while it was asked: the origin may be another task. */
+  readonly interrupted?: boolean;
 }
 
 /** A value that has come. */

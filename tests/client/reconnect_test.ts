@@ -259,29 +259,26 @@ Deno.test("a retry whose pause outlasts a loss runs with the next connection", a
   })();
   const failures: string[] = [];
   let before = Infinity;
-  using base = client.submit(
-    op(async (port: number) => {
-      using _ = await Deno.connect({ hostname: "127.0.0.1", port });
-      return "met";
-    }, port),
-    {
-      retries: 1,
-      retryPause: { first: 1_000 },
-      retryOn: (error) => {
-        failures.push(error.message);
-        way.target = null;
-        before = way.tried;
-        way.cut();
-        return true;
-      },
+  const patient = client.with({
+    retries: 1,
+    retryPause: { first: 1_000 },
+    retryOn: (error) => {
+      failures.push(error.message);
+      way.target = null;
+      before = way.tried;
+      way.cut();
+      return true;
     },
-  );
-  using after = client.submit(op((text: string) => `${text}!`, base));
-  const value = after.result();
+  });
+  const base = op(async (port: number) => {
+    using _ = await Deno.connect({ hostname: "127.0.0.1", port });
+    return "met";
+  }, port);
+  const value = patient.run([op((text: string) => `${text}!`, base), base]);
   await until(() => way.tried > before);
   using listener = Deno.listen({ hostname: "127.0.0.1", port });
   way.target = Number(scheduler.address.split(":").at(-1));
-  assertEquals(await value, "met!");
+  assertEquals(await value, ["met!", "met"]);
   assertEquals(failures.length, 1);
   listener.close();
   await client.close();
