@@ -25,8 +25,8 @@ export interface TaskRun {
   readonly key: string;
   /** Address of the worker that ran it. */
   readonly worker: string;
-  /** The executor, or Python's thread, that ran it; a name that means nothing elsewhere. */
-  readonly thread: string;
+  /** Python's thread that ran it, a name that means nothing elsewhere; null when the worker does not tell. */
+  readonly thread: string | null;
   /** Whether it gave a result. */
   readonly ok: boolean;
   /** Bytes of the result; 0 when it failed. */
@@ -76,7 +76,7 @@ function readRun(value: unknown, path: string): TaskRun {
   return {
     key: readKey(fields["key"], `${path}.key`),
     worker: readString(fields["worker"], `${path}.worker`),
-    thread: String(thread),
+    thread: thread === null || thread === undefined ? null : String(thread),
     ok: status === "OK",
     bytes: typeof nbytes === "number" ? nbytes : 0,
     steps: readArray(fields["startstops"], `${path}.startstops`, readStep),

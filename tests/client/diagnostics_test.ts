@@ -7,7 +7,7 @@ import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/
 import { performanceReport } from "../../client/diagnostics.ts";
 import { connect } from "../../client/mod.ts";
 import { RpcPool } from "../../comm/pool.ts";
-import { serve } from "../../comm/server.ts";
+import { serve, type ServerRequest } from "../../comm/server.ts";
 import { tcp } from "../../comm/tcp.ts";
 import { op } from "../../dispatch/mod.ts";
 import { DaskError } from "../../protocol/errors.ts";
@@ -64,7 +64,7 @@ Deno.test("schedulerLogs and workerLogs give the last lines of both languages, n
 });
 
 Deno.test("performanceReport writes the page that the scheduler makes, once", async () => {
-  const asked: { readonly op: string; readonly code?: unknown }[] = [];
+  const asked: ServerRequest[] = [];
   await using fake = await serve(tcp, "tcp://127.0.0.1:0", (message) => {
     asked.push(message);
     return Promise.resolve({ reply: message.op === "performance_report" ? "<h1>Report</h1>" : [] });
@@ -79,7 +79,7 @@ Deno.test("performanceReport writes the page that the scheduler makes, once", as
   }
   assertEquals(await Deno.readTextFile(file), "<h1>Report</h1>");
   assertEquals(asked.map(({ op }) => op), ["get_task_stream", "performance_report"]);
-  assertEquals(asked[1]!.code, "let x");
+  assertEquals(asked[1]!.fields["code"], "let x");
   await Deno.remove(folder, { recursive: true });
 });
 
