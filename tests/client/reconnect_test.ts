@@ -6,15 +6,17 @@
  */
 import { assert, assertEquals, assertMatch, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
 import { asCompleted, type Client, connect, wait } from "../../client/mod.ts";
+import { openClient } from "../../client/client.ts";
 import { pauseMs } from "../../client/reconnect.ts";
 import { serve } from "../../comm/server.ts";
 import { tcp } from "../../comm/tcp.ts";
-import { op } from "../../dispatch/mod.ts";
+import { op, python, tasks } from "../../dispatch/mod.ts";
 import { DaskError, TaskError, WorkerLostError } from "../../protocol/errors.ts";
 import {
   errorsInLog,
   type LoggedProcess,
   type PythonScheduler,
+  pythonWorker,
   startScheduler,
   workerProcess,
 } from "../support/scheduler.ts";
@@ -218,6 +220,36 @@ Deno.test("a client lives on when its connection is cut again and again while th
   assertEquals(await errorsInLog(scheduler, CUT), []);
 });
 
+Deno.test("tasks of both languages and modules go on, whichever workers come back first", async () => {
+  await using first = await startScheduler();
+  await using worker1 = await worker(first.address);
+  await using python1 = await pythonWorker(first.address, ["--nthreads", "1"]);
+  await using client = await connect({
+    address: first.address,
+    reconnect: { timeout: LONG_MS },
+    logger: QUIET,
+  });
+  await client.waitForWorkers(2);
+  const t = tasks<typeof import("./python_tasks.ts")>(new URL("./python_tasks.ts", import.meta.url));
+  const mean = python<(array: Float64Array) => number>("numpy:mean");
+  using ramp = client.submit(t.ramp(100));
+  using middle = client.submit(mean(ramp));
+  const value = await middle.result();
+  using total = client.submit(t.total(ramp), { resources: { LENS: 1 } });
+  const waits = total.result();
+  await kill(first);
+  await Promise.all([kill(worker1), kill(python1)]);
+  using other = client.submit(mean(t.ramp(50)));
+  await using second = await again(first);
+  await using _python2 = await pythonWorker(second.address, ["--nthreads", "1"]);
+  await client.waitForWorkers(1);
+  assertEquals([total.status, other.status], ["pending", "pending"]);
+  await using _worker2 = await worker(second.address, "--resources", "LENS=1");
+  assertEquals([await waits, await other.result(), await middle.result()], [2375, 11.25, value]);
+  await client.close();
+  assertEquals(await errorsInLog(second), []);
+});
+
 Deno.test("a graph that is cut off again and again gives the right values", async () => {
   const seed = Math.floor(Math.random() * 2 ** 31);
   let state = seed;
@@ -229,11 +261,10 @@ Deno.test("a graph that is cut off again and again gives the right values", asyn
     await using scheduler = await startScheduler();
     await using _worker = await worker(scheduler.address);
     await using way = road(scheduler.address);
-    await using client = await connect({
-      address: way.address,
-      reconnect: { timeout: LONG_MS },
-      logger: QUIET,
-    });
+    const options = { address: way.address, reconnect: { timeout: LONG_MS }, logger: QUIET };
+    const { client, connected } = openClient(options, { validate: true });
+    await using _client = client;
+    await connected;
     let over = false;
     let cuts = 0;
     const cutting = (async () => {
