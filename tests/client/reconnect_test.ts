@@ -371,7 +371,7 @@ Deno.test("a retry whose pause outlasts a loss runs with the next connection", a
   await client.close();
 });
 
-/** Everything that may wait for a scheduler. The worker runs a task that does not end. */
+/** Everything that may wait for a scheduler, where no worker is. */
 function everyCall(client: Client, endless: ReturnType<Client["submit"]>): Promise<unknown>[] {
   const first = (iterable: AsyncIterable<unknown>) => iterable[Symbol.asyncIterator]().next();
   const second = async (iterable: AsyncIterable<unknown>) => {
@@ -395,6 +395,7 @@ function everyCall(client: Client, endless: ReturnType<Client["submit"]>): Promi
     second(
       client.map((i: number) => op((i: number) => new Promise(() => i), i), endlessly(), { maxPending: 1 }),
     ),
+    client.scatter(1),
     client.replicate([endless]),
     client.rebalance([endless]),
     client.waitForWorkers(9),
@@ -416,48 +417,43 @@ async function prepare(client: Client): Promise<void> {
   await client.lock("taken-twice", { leases: 2 });
 }
 
-Deno.test("without reconnect every call that waits ends within 5 s of the loss", async () => {
-  await using scheduler = await startScheduler();
-  await using client = await connect({ address: scheduler.address, logger: QUIET });
-  await using process = await worker(scheduler.address);
-  await prepare(client);
-  using endless = client.submit(op((_: number) => new Promise(() => {}), 0));
-  await until(async () => [...(await client.processing()).values()].flat().length > 0);
-  const calls = everyCall(client, endless).map((call, i) =>
-    assertRejects(() => call, DaskError, undefined, `call ${i}`)
-  );
-  await client.workers(); // all were asked before this
-  const late = new Promise((_, reject) => {
-    const timer = setTimeout(() => reject(new Error("Some calls still wait after 5 s")), 5_000);
-    Promise.allSettled(calls).then(() => clearTimeout(timer));
-  });
-  await kill(scheduler);
-  await Promise.race([Promise.all(calls), late]);
-  await assertRejects(() => client.workers(), DaskError, "Lost the scheduler");
-  await kill(process);
-});
-
-Deno.test("a client gives up after its time: all that waits rejects, with address, times and time", async () => {
-  await using scheduler = await startScheduler();
-  await using client = await connect({
-    address: scheduler.address,
-    reconnect: { timeout: 700 },
-    logger: QUIET,
-  });
-  using endless = client.submit(op(() => 1));
-  const waiting = [endless.result(), wait([endless]), client.waitForWorkers(1), client.topic("t").next()];
-  const refused = waiting.map((call) => assertRejects(() => call, DaskError));
-  await kill(scheduler);
-  const errors = await Promise.all(refused);
-  for (const { message } of errors) {
-    assertMatch(message, /^Lost the scheduler at .*Tried \d+ times within \d\.\d s to connect with/);
-    assert(message.includes(scheduler.address));
-    assertEquals(message, errors[0]!.message);
+/** Fails when some calls still wait after a while. */
+async function within<T>(ms: number, calls: readonly Promise<T>[]): Promise<T[]> {
+  const { promise, reject } = Promise.withResolvers<never>();
+  const timer = setTimeout(() => reject(new Error(`Some calls still wait after ${ms} ms`)), ms);
+  try {
+    return await Promise.race([Promise.all(calls), promise]);
+  } finally {
+    clearTimeout(timer);
   }
-  const later = await assertRejects(() => client.workers(), DaskError);
-  assertEquals(later.message, errors[0]!.message);
-  assertThrows(() => client.submit(op(() => 2)), DaskError, "Lost the scheduler");
-});
+}
+
+for (const reconnect of [false, { timeout: 700 }]) {
+  const name = reconnect === false
+    ? "without reconnect every call that waits ends within 5 s of the loss"
+    : "a client gives up after its time: every call that waits ends";
+  Deno.test(name, async () => {
+    await using scheduler = await startScheduler();
+    await using client = await connect({ address: scheduler.address, reconnect, logger: QUIET });
+    await prepare(client);
+    using endless = client.submit(op((_: number) => new Promise(() => {}), 0));
+    const refused = everyCall(client, endless).map((call, i) =>
+      assertRejects(() => call, DaskError, undefined, `call ${i}`)
+    );
+    await client.processing(); // all were asked before this
+    await kill(scheduler);
+    const errors = await within(5_000, refused);
+    await assertRejects(() => client.processing(), DaskError, "Lost the scheduler");
+    assertThrows(() => client.submit(op(() => 2)), DaskError, "Lost the scheduler");
+    if (reconnect !== false) {
+      const { message } = errors[0]!;
+      assertMatch(message, /^Lost the scheduler at .*Tried \d+ times within \d\.\d s to connect with/);
+      assert(message.includes(scheduler.address));
+      const given = errors.filter((error) => error.message === message);
+      assert(given.length >= 12, errors.map(({ message }) => message).join("\n"));
+    }
+  });
+}
 
 Deno.test("close and the signal end the attempts at once, and what waited for a connection", async () => {
   await using scheduler = await startScheduler();
