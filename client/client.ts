@@ -7,7 +7,7 @@
  *
  * @module
  */
-import { systemClock } from "../actors/kernel/mod.ts";
+import { systemClock, toError } from "../actors/kernel/mod.ts";
 import type { Logger } from "../base/log.ts";
 import type { Transport } from "../comm/comm.ts";
 import { RpcPool } from "../comm/pool.ts";
@@ -121,15 +121,15 @@ export interface ConnectOptions extends Waiting {
    * What follows when the connection breaks because the scheduler was restarted or the network failed. `false`, the
    * default: every call that waits rejects, the client has ended. `true`: it connects again, under a new id, and submits
    * again what is still wanted, under the same keys and with the same options. Calls that wait for futures or for
-   * workers wait on, topics are heard again, and finished futures whose values are not here are computed again.
+   * workers wait on, topics are heard again, and finished futures are pending until their values are there again.
    *
    * What only the scheduler kept is gone with it: a future of a scattered value, or of another client's task, that the
    * scheduler does not know any more becomes `"lost"`, with all that depends on it; a lock is held no longer; other
    * calls that were under way, such as `queue.get()`, `lock()`, `scatter()`, reject, since they may or may not have been
    * heeded. Calls made meanwhile wait for the connection.
    *
-   * The price is memory: the encoded calls of all tasks behind futures that are held are kept, arguments and code
-   * included, until the futures are released; without it they are dropped once they are sent.
+   * The price is memory: the encoded calls of all tasks behind futures that are held are kept until the futures are
+   * released, about 0.5 KB a task and its arguments and code; without it they are dropped once they are sent.
    *
    * @example
    * ```ts ignore
@@ -359,7 +359,7 @@ class Core implements KeyOwner {
       this.#standing?.resolve();
       this.#standing = null;
     } catch (error) {
-      this.actor.fail(error as Error);
+      this.actor.fail(toError(error));
     }
   }
 

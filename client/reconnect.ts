@@ -6,6 +6,7 @@
  *
  * @module
  */
+import { toError } from "../actors/kernel/mod.ts";
 import type { Waiting } from "../dispatch/mod.ts";
 import { CommClosedError, DaskError, ProtocolError, TlsError } from "../protocol/errors.ts";
 import { describe, signalOf, sleep } from "./future.ts";
@@ -90,7 +91,7 @@ export class Reconnection {
           throw this.#gaveUp(loss, "the signal ended the attempts", signal.reason);
         }
         if (isRefusal(error)) throw this.#gaveUp(loss, error.message, error);
-        last = error instanceof Error ? error : new Error(String(error));
+        last = toError(error);
       }
     }
     const why = last === loss ? "the time is over" : `the last time: ${last.message}`;

@@ -455,6 +455,30 @@ for (const reconnect of [false, { timeout: 700 }]) {
   });
 }
 
+Deno.test("connections that break as soon as they stand are given up as one loss", async () => {
+  await using scheduler = await startScheduler();
+  await using way = road(scheduler.address);
+  let stood = 0;
+  await using client = await connect({
+    address: way.address,
+    reconnect: { timeout: 1_500 },
+    logger: {
+      log(_, line) {
+        if (!/^Connected .* again$/.test(line)) return;
+        stood++;
+        way.cut();
+      },
+    },
+  });
+  using future = client.submit(op(() => 1));
+  const refused = assertRejects(() => future.result(), DaskError, "to connect with");
+  way.cut();
+  const { message } = await refused;
+  assert(stood > 1);
+  const times = /Tried (\d+) times within [1-9]/.exec(message)?.[1];
+  assert(Number(times) >= stood, message);
+});
+
 Deno.test("close and the signal end the attempts at once, and what waited for a connection", async () => {
   await using scheduler = await startScheduler();
   for (const way of ["close", "signal"] as const) {
