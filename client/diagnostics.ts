@@ -55,6 +55,7 @@ export interface LogOptions {
 export interface LogLine {
   /** Python's word: `"DEBUG"`, `"INFO"`, `"WARNING"`, `"ERROR"` or `"CRITICAL"`. */
   readonly level: string;
+  /** As it stands in the log, often with time and origin. */
   readonly message: string;
 }
 

@@ -177,6 +177,7 @@ export class KeyState {
       case "failed":
         this.#failure = news;
         this.#error = null;
+        this.#interrupted = false;
         if (this.policies !== null) {
           this.#retryOrFail(news, this.policies);
           return;
