@@ -9,7 +9,7 @@ import type { Logger } from "../base/log.ts";
 import { type Actor, type Asker, type Clock, pipe, type Ref, spawn, Timers } from "../actors/kernel/mod.ts";
 import type { Channel } from "../comm/channel.ts";
 import type { RpcPool } from "../comm/pool.ts";
-import { DaskError } from "../protocol/errors.ts";
+import { CommClosedError, DaskError } from "../protocol/errors.ts";
 import { keyFromWire, keyText, keyToWire } from "../protocol/key.ts";
 import { readKeyMap, readNumber } from "../protocol/read.ts";
 import { readException } from "../protocol/remote_error.ts";
@@ -48,6 +48,10 @@ export interface ClientActorOptions {
   readonly tell: (news: readonly News[]) => void;
   /** The scheduler is lost, or a bug ended the actor: nothing will come any more. Called at most once. */
   readonly lost: (error: Error) => void;
+  /** The stream broke; another is to be attached, or the actor to be failed. Without it a broken stream is the end. */
+  readonly broken?: (error: Error) => void;
+  /** Aborts when the connection that there is now breaks, or the client ends. */
+  readonly connection: () => AbortSignal;
   /** Checks the machine's invariants all the time. For tests. */
   readonly validate?: boolean;
   /** The task that submits, when graphs come from inside of one. Default: none. */
@@ -57,8 +61,10 @@ export interface ClientActorOptions {
 /** The client actor, as its owner holds it. */
 export interface ClientActor {
   readonly ref: Ref<ClientCalls>;
-  /** The stream stands: what was queued is sent. `workers`: who is there. */
-  attach(stream: Channel, workers: readonly WorkerInfo[]): void;
+  /** The stream stands, under this id: what was queued is sent. `workers`: who is there. */
+  attach(stream: Channel, workers: readonly WorkerInfo[], clientId: string): void;
+  /** Ends everything: there will be no stream any more. */
+  fail(error: Error): void;
   /** Takes leave of the scheduler and ends. Idempotent. */
   close(): Promise<void>;
 }
@@ -68,7 +74,8 @@ export function startClientActor(options: ClientActorOptions): ClientActor {
   const shell = new Shell(options);
   return {
     ref: shell.actor.ref,
-    attach: (stream, workers) => shell.attach(stream, workers),
+    attach: (stream, workers, clientId) => shell.attach(stream, workers, clientId),
+    fail: (error) => shell.fail(error),
     close: () => shell.close(),
   };
 }
@@ -85,8 +92,10 @@ class Shell {
   readonly #fetcher: Fetcher;
   readonly #timers: Timers<TimerName | "heartbeat" | "workers">;
   readonly #end = new AbortController();
-  readonly #memory: StreamMemory;
+  #memory: StreamMemory;
   #stream: Channel | null = null;
+  /** Of the streams so far. */
+  #streams = 0;
   #reading: Promise<void> | null = null;
   #closing: Promise<void> | null = null;
   #lost = false;
@@ -101,8 +110,8 @@ class Shell {
 
   constructor(options: ClientActorOptions) {
     this.#options = options;
-    const { clientId, scheduler, schedulerAddress, workers, clock, validate = false } = options;
-    this.#machine = new ClientMachine({ clientId, validate });
+    const { clientId, scheduler, schedulerAddress, workers, clock, connection, validate = false } = options;
+    this.#machine = new ClientMachine({ clientId, validate, reconnect: options.broken !== undefined });
     this.#memory = { clientId };
     this.#timers = new Timers(clock, (name) => this.actor.ref.tell("timer", { name }));
     this.#fetcher = new Fetcher({
@@ -110,11 +119,12 @@ class Shell {
       schedulerAddress,
       workers,
       signal: this.#end.signal,
+      connection,
       done: (arrived, missing) => this.actor.ref.tell("fetched", { arrived, missing }),
     });
     this.actor = spawn<ClientCalls>("client", {
       events: (events) => this.#handle(events),
-      received: (messages) => this.#received(messages),
+      received: (messages) => this.#stream === null ? undefined : this.#received(messages),
       fetched: ({ arrived, missing }) => this.#fetched(arrived, missing),
       timer: ({ name }) => this.#timer(name),
       workers: (workers) => this.#workersAre(workers),
@@ -129,22 +139,52 @@ class Shell {
         this.#awaited.delete(number);
       },
       say: (message) => this.#say(message),
-      "stream-ended": ({ reason }) => this.#fail(new DaskError(reason)),
+      reattached: ({ clientId, gone, stream }) => {
+        if (stream === this.#streams) this.#handle([{ type: "reconnected", clientId, gone }]);
+      },
+      "stream-ended": ({ reason, stream }) => {
+        if (stream === this.#streams) this.#streamEnded(reason);
+      },
       counts: (_, asker) => asker.answer(this.#machine.counts()),
-    }, { onCrash: (error) => this.#fail(error) });
+    }, { onCrash: (error) => this.fail(error) });
   }
 
-  attach(stream: Channel, workers: readonly WorkerInfo[]): void {
-    assert(this.#stream === null, "A client has one stream");
-    if (this.#closing !== null) return stream.abort();
+  attach(stream: Channel, workers: readonly WorkerInfo[], clientId: string): void {
+    assert(this.#stream === null, "A client has one stream at a time");
+    if (this.#closing !== null || this.#lost) return stream.abort();
     this.#stream = stream;
-    this.#reading = this.#read(stream);
+    this.#memory = { clientId };
+    const again = ++this.#streams > 1;
+    this.#reading = this.#read(stream, this.#streams);
     this.#heardAt = this.#options.clock.now();
     this.#timers.set("heartbeat", this.#heardAt + this.#heartbeatMs);
     this.actor.ref.tell("workers", workers);
-    this.actor.ref.tell("events", [{ type: "connected" }]);
+    if (again) this.#resubmit(clientId, this.#streams);
+    else this.actor.ref.tell("events", [{ type: "connected" }]);
     for (const message of this.#unsaid.splice(0)) this.actor.ref.tell("say", message);
     this.#lookAt = -Infinity; // to be set by the next turn
+  }
+
+  /** What the scheduler still knows of what cannot be computed again decides what is lost. */
+  #resubmit(clientId: string, stream: number): void {
+    const { scheduler, schedulerAddress, connection } = this.#options;
+    const unsure = this.#machine.unsure();
+    const ask = async (): Promise<readonly Key[]> => {
+      if (unsure.length === 0) return [];
+      const request = { op: "get_task_status", keys: unsure.map(keyToWire) };
+      const states = readKeyMap(
+        await scheduler.call(schedulerAddress, request, { signal: connection() }),
+        request.op,
+        (state) => state !== null,
+      );
+      return unsure.filter((key) => states.get(key) !== true);
+    };
+    const { ref } = this.actor;
+    pipe(
+      ask(),
+      (gone) => ref.tell("reattached", { clientId, gone, stream }),
+      (error) => ref.tell("stream-ended", { reason: this.#lossOf(error), stream }),
+    );
   }
 
   close(): Promise<void> {
@@ -156,7 +196,7 @@ class Shell {
     if (!this.#lost) await this.actor.ref.ask("counts", {}).catch(() => {});
     this.#timers.clearAll();
     // Our departure is an event, too, and there will be nobody to hear it.
-    this.#stream?.sendBatched({ op: "unsubscribe-topic", topic: this.#options.clientId });
+    this.#stream?.sendBatched({ op: "unsubscribe-topic", topic: this.#memory.clientId });
     this.#stream?.sendBatched({ op: "close-stream" });
     this.#end.abort(new DaskError("The client is closed"));
     await this.actor.stop();
@@ -164,8 +204,23 @@ class Shell {
     await this.#reading;
   }
 
+  #streamEnded(reason: string): void {
+    const error = new DaskError(reason);
+    const { broken } = this.#options;
+    if (broken === undefined) return this.fail(error);
+    if (this.#stream === null || this.#lost || this.#closing !== null) return;
+    this.#stream.abort();
+    this.#stream = null;
+    this.#timers.clear("heartbeat");
+    this.#timers.clear("workers");
+    this.#lookAt = Infinity;
+    this.#workers = [];
+    this.#handle([{ type: "disconnected" }]);
+    broken(error);
+  }
+
   /** Ends everything but the farewell: nobody is there any more to hear it. */
-  #fail(error: Error): void {
+  fail(error: Error): void {
     if (this.#lost || this.#closing !== null) return;
     this.#lost = true;
     this.#timers.clearAll();
@@ -175,25 +230,32 @@ class Shell {
     this.#options.lost(error);
   }
 
-  async #read(stream: Channel): Promise<void> {
+  async #read(stream: Channel, number: number): Promise<void> {
     const { ref } = this.actor;
-    const { schedulerAddress } = this.#options;
-    let reason = `Lost the scheduler at ${schedulerAddress}: it closed the connection`;
+    let reason = this.#lossOf(null);
     try {
       for (let next = await stream.receive(); next !== null; next = await stream.receive()) {
         ref.tell("received", Array.isArray(next.message) ? next.message : [next.message]);
       }
     } catch (error) {
-      reason = `Lost the scheduler at ${schedulerAddress}: ${
-        error instanceof Error ? error.message : String(error)
-      }`;
+      reason = this.#lossOf(error);
     }
-    ref.tell("stream-ended", { reason });
+    ref.tell("stream-ended", { reason, stream: number });
+  }
+
+  #lossOf(error: unknown): string {
+    const reason = error === null
+      ? "it closed the connection"
+      : error instanceof Error
+      ? error.message
+      : String(error);
+    return `Lost the scheduler at ${this.#options.schedulerAddress}: ${reason}`;
   }
 
   #say(message: Readonly<Record<string, unknown>>): void {
-    if (this.#stream === null) this.#unsaid.push(message);
-    else this.#stream.sendBatched(message);
+    if (this.#stream !== null) this.#stream.sendBatched(message);
+    // After a loss it would be part of a talk with somebody who is gone.
+    else if (this.#streams === 0) this.#unsaid.push(message);
   }
 
   #handle(events: readonly ClientEvent[]): void {
@@ -225,9 +287,8 @@ class Shell {
           break;
         case "stream-closed":
           this.actor.ref.tell("stream-ended", {
-            reason:
-              `Lost the scheduler at ${this.#options.schedulerAddress}: it ended the stream of this client; ` +
-              `its log says why`,
+            reason: this.#lossOf(new DaskError("it ended the stream of this client; its log says why")),
+            stream: this.#streams,
           });
           break;
         case "ignore":
@@ -281,11 +342,13 @@ class Shell {
 
   /** The scheduler would start a task afresh that runs already or has ended, so it is asked first which have failed. */
   #retry({ keys, marked }: Extract<Instruction, { readonly type: "retry" }>): void {
-    const { scheduler, schedulerAddress, clientId, logger } = this.#options;
+    const { scheduler, schedulerAddress, logger } = this.#options;
+    const { clientId } = this.#memory;
+    const signal = this.#options.connection();
     const refuse = (refused: readonly Key[]) =>
       this.actor.ref.tell("events", [{ type: "retry-refused", keys: refused }]);
     const call = (request: { readonly op: string; readonly [field: string]: unknown }) =>
-      scheduler.call(schedulerAddress, request, { signal: this.#end.signal });
+      scheduler.call(schedulerAddress, request, { signal });
     const ask = async (): Promise<void> => {
       const states = await call({ op: "get_task_status", keys: keys.map(keyToWire) }) as Readonly<
         Record<Key, unknown>
@@ -296,13 +359,15 @@ class Shell {
       if (others.length > 0) refuse(others);
     };
     pipe(ask(), () => {}, (error) => {
-      logger.log("warning", `Cannot run "${keyText(keys[0]!)}" again: ${error.message}`);
+      if (!signal.aborted) {
+        logger.log("warning", `Cannot run "${keyText(keys[0]!)}" again: ${error.message}`);
+      }
       refuse(marked);
     });
   }
 
   #timer(name: TimerName | "heartbeat" | "workers"): void {
-    const { clock, schedulerAddress } = this.#options;
+    const { clock } = this.#options;
     switch (name) {
       case "no-workers":
       case "releases":
@@ -313,9 +378,7 @@ class Shell {
         const now = clock.now();
         if (now - this.#heardAt > SILENCE_MS_MAX) {
           const seconds = Math.round((now - this.#heardAt) / 1_000);
-          return this.#fail(
-            new DaskError(`Lost the scheduler at ${schedulerAddress}: it has not answered for ${seconds} s`),
-          );
+          return this.#streamEnded(this.#lossOf(new DaskError(`it has not answered for ${seconds} s`)));
         }
         this.#stream?.sendBatched({ op: "heartbeat-client" });
         return this.#timers.set("heartbeat", now + this.#heartbeatMs);
@@ -341,7 +404,7 @@ class Shell {
   #lookForWorkers(): void {
     this.#lookAt = Infinity;
     const { scheduler, schedulerAddress, logger } = this.#options;
-    const { signal } = this.#end;
+    const signal = this.#options.connection();
     const look = async (): Promise<readonly WorkerInfo[]> => {
       // The short question first: of many workers the whole truth is long, and mostly known.
       const slots = readKeyMap(
@@ -363,6 +426,7 @@ class Shell {
   }
 
   #workersAre(workers: readonly WorkerInfo[]): void {
+    if (this.#stream === null) return;
     if (this.#lookAt === Infinity) this.#lookAt = -Infinity;
     if (workers === this.#workers) return this.#planLook();
     this.#workers = workers;
@@ -381,9 +445,10 @@ class Shell {
   /** The scheduler says of each failed key what failed, not where; so look which task of those behind it failed first. */
   #diagnose(key: Key, lost: boolean, asker: Asker<Diagnosis>): void {
     const lineage = this.#machine.lineage(key);
-    const { scheduler, schedulerAddress } = this.#options;
+    const { scheduler, schedulerAddress, broken } = this.#options;
+    const signal = this.#options.connection();
     const call = (request: { readonly op: string; readonly [field: string]: unknown }) =>
-      scheduler.call(schedulerAddress, request, { signal: this.#end.signal });
+      scheduler.call(schedulerAddress, request, { signal });
     const find = async (): Promise<Diagnosis> => {
       let origin = key;
       if (lineage.size > 1) {
@@ -394,7 +459,10 @@ class Shell {
       return { origin, left };
     };
     // Best effort: an error without its origin is better than none.
-    pipe(find(), (diagnosis) => asker.answer(diagnosis), () => asker.answer({ origin: key, left: [] }));
+    pipe(find(), (diagnosis) => asker.answer(diagnosis), (error) => {
+      const gone = signal.aborted || error instanceof CommClosedError; // the stream may not have heard of it yet
+      asker.answer({ origin: key, left: [], interrupted: gone && broken !== undefined });
+    });
   }
 }
 

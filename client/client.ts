@@ -7,7 +7,7 @@
  *
  * @module
  */
-import { systemClock } from "../actors/kernel/mod.ts";
+import { systemClock, toError } from "../actors/kernel/mod.ts";
 import type { Logger } from "../base/log.ts";
 import type { Transport } from "../comm/comm.ts";
 import { RpcPool } from "../comm/pool.ts";
@@ -36,13 +36,13 @@ import { normalizeAddress, parseAddress } from "../protocol/address.ts";
 import { NO_BYTES } from "../protocol/bytes.ts";
 import { CALL_PREFIX, encodeCall } from "../protocol/call.ts";
 import { serialized } from "../protocol/envelope.ts";
-import { DaskError, SerializationError } from "../protocol/errors.ts";
+import { CommClosedError, DaskError, SerializationError } from "../protocol/errors.ts";
 import { keyText, keyToWire } from "../protocol/key.ts";
 import { pythonArguments } from "../protocol/python_call.ts";
 import { readArray, readKeyMap, readKeys, readNullable, readRecord, readString } from "../protocol/read.ts";
 import { encodeValue } from "../protocol/value.ts";
 import { type ClientActor, startClientActor } from "./actor.ts";
-import { CONNECT_MS, register, schedulerAddress, withConfig } from "./connect.ts";
+import { CONNECT_MS, register, type Registered, schedulerAddress, withConfig } from "./connect.ts";
 import {
   acquire,
   dataset,
@@ -58,6 +58,17 @@ import {
   unpublish,
   Variable,
 } from "./coordination.ts";
+import {
+  type Ask,
+  type LogLine,
+  type LogOptions,
+  performanceReport,
+  schedulerLogs,
+  type TaskRun,
+  taskStream,
+  type TaskStreamOptions,
+  workerLogs,
+} from "./diagnostics.ts";
 import { showClient } from "./display.ts";
 import {
   abortable,
@@ -76,11 +87,12 @@ import { readSchedulerInfo, type SchedulerInfo } from "./identity.ts";
 import type { ClientEvent, Key, SubmittedTask, Want } from "./machine/events.ts";
 import type { Diagnosis, News, WorkerInfo } from "./messages.ts";
 import { checkOptions, NO_OPTIONS, tell } from "./options.ts";
+import { readReconnect, Reconnection, type ReconnectOptions } from "./reconnect.ts";
 import { RetryPolicy } from "./retries.ts";
 import { stderrLogger } from "./stderr_logger.ts";
 import type { SubmittingTask } from "./wire.ts";
 
-export type { SchedulerInfo, WorkerInfo };
+export type { LogLine, LogOptions, ReconnectOptions, SchedulerInfo, TaskRun, TaskStreamOptions, WorkerInfo };
 
 /** Time for a connection with a worker; the scheduler brings the value when there is none. */
 const WORKER_CONNECT_MS = 3_000;
@@ -105,6 +117,26 @@ export interface ConnectOptions extends Waiting {
   readonly timeout?: number;
   /** Where warnings go. Default: one line each to standard error. */
   readonly logger?: Logger;
+  /**
+   * What follows when the connection breaks because the scheduler was restarted or the network failed. `false`, the
+   * default: every call that waits rejects, the client has ended. `true`: it connects again, under a new id, and submits
+   * again what is still wanted, under the same keys and with the same options. Calls that wait for futures or for
+   * workers wait on, topics are heard again, and finished futures are pending until their values are there again.
+   *
+   * What only the scheduler kept is gone with it: a future of a scattered value, or of another client's task, that the
+   * scheduler does not know any more becomes `"lost"`, with all that depends on it; a lock is held no longer; other
+   * calls that were under way, such as `queue.get()`, `lock()`, `scatter()`, reject, since they may or may not have been
+   * heeded. Calls made meanwhile wait for the connection.
+   *
+   * The price is memory: the encoded calls of all tasks behind futures that are held are kept until the futures are
+   * released, about 0.5 KB a task and its arguments and code; without it they are dropped once they are sent.
+   *
+   * @example
+   * ```ts ignore
+   * await using client = await connect({ address: "tcp://scheduler:8786", reconnect: { timeout: 600_000 } });
+   * ```
+   */
+  readonly reconnect?: boolean | ReconnectOptions;
 }
 
 /** What tests and embedded clusters choose beside. */
@@ -181,7 +213,7 @@ function readConnectOptions(options: unknown): ConnectOptions {
   const read = typeof options === "string" ? { address: options } : options as ConnectOptions;
   const signal = signalOf(read);
   signal?.throwIfAborted();
-  const known = ["address", "schedulerFile", "tls", "name", "timeout", "logger", "signal"];
+  const known = ["address", "schedulerFile", "tls", "name", "timeout", "logger", "signal", "reconnect"];
   for (const name of Object.keys(read)) {
     if (!known.includes(name)) {
       throw new TypeError(`Cannot use the option "${name}" of connect: expected one of ${known.join(", ")}`);
@@ -193,6 +225,7 @@ function readConnectOptions(options: unknown): ConnectOptions {
       `Cannot use the option "timeout" of connect: expected milliseconds, got ${describe(timeout)}`,
     );
   }
+  readReconnect(read.reconnect);
   if (name !== undefined && typeof name !== "string") {
     throw new TypeError(`Cannot use the option "name" of connect: expected a text, got ${describe(name)}`);
   }
@@ -201,7 +234,9 @@ function readConnectOptions(options: unknown): ConnectOptions {
 
 /** What all faces of one client share: the actor, the connections, and what is known of the keys. */
 class Core implements KeyOwner {
-  readonly id: string;
+  /** Of this registration: the scheduler may believe in the one before, and what ends it would end this one, too. */
+  id: string;
+  readonly #name: string;
   readonly address: string;
   readonly logger: Logger;
   readonly actor: ClientActor;
@@ -212,6 +247,14 @@ class Core implements KeyOwner {
   readonly #signal: AbortSignal | undefined;
   readonly #inside: InsideParts | null;
   readonly #end = new AbortController();
+  /** Aborts when the connection breaks, or the client ends. */
+  #connection = new AbortController();
+  /** Null when a broken connection is the end. */
+  readonly #reconnection: Reconnection | null;
+  /** While there is none after a loss: waits for the next connection. */
+  #standing: PromiseWithResolvers<void> | null = null;
+  #reconnecting: Promise<void> = Promise.resolve();
+  #registrations = 0;
   /** All and only keys that are wanted: by futures, or because they are code that later tasks will need. */
   readonly states = new Map<Key, KeyState>();
   /** Numbers of the last want and the last wait. */
@@ -230,7 +273,7 @@ class Core implements KeyOwner {
     this.address = schedulerAddress(options);
     const { name, timeout = CONNECT_MS, logger = stderrLogger, signal } = options;
     const unique = crypto.randomUUID();
-    this.id = name === undefined ? `Client-${unique}` : `Client-${name}-${unique}`;
+    this.id = this.#name = name === undefined ? `Client-${unique}` : `Client-${name}-${unique}`;
     this.logger = logger;
     this.#timeoutMs = timeout;
     this.#signal = signal;
@@ -238,6 +281,13 @@ class Core implements KeyOwner {
     this.#transport = parts.transport ?? (options.tls === undefined ? tcp : tlsTransport(options.tls));
     this.scheduler = new RpcPool(this.#transport, { timeoutMs: timeout });
     this.#workers = new RpcPool(this.#transport, { timeoutMs: WORKER_CONNECT_MS });
+    const reconnect = readReconnect(options.reconnect);
+    this.#reconnection = reconnect === null ? null : new Reconnection({
+      address: this.address,
+      attemptMs: timeout,
+      limitMs: reconnect.timeout ?? timeout,
+      signal: reconnect.signal,
+    });
     this.actor = startClientActor({
       clientId: this.id,
       schedulerAddress: this.address,
@@ -250,6 +300,8 @@ class Core implements KeyOwner {
       tell: (news) => this.#hear(news),
       heard: (topic, event) => this.#listeners.get(topic)?.forEach((hear) => hear(event)),
       lost: (error) => this.#lose(error),
+      ...(reconnect === null ? {} : { broken: (error: Error) => this.#break(error) }),
+      connection: () => this.connection,
     });
   }
 
@@ -257,18 +309,63 @@ class Core implements KeyOwner {
     const signal = this.#signal === undefined
       ? this.#end.signal
       : AbortSignal.any([this.#signal, this.#end.signal]);
-    const registered = await register({
+    this.#attach(await this.#register(this.#timeoutMs, signal));
+  }
+
+  #register(timeoutMs: number, signal: AbortSignal): Promise<Registered> {
+    const number = ++this.#registrations;
+    return register({
       transport: this.#transport,
       scheduler: this.scheduler,
       address: this.address,
-      clientId: this.id,
-      timeoutMs: this.#timeoutMs,
+      clientId: number === 1 ? this.#name : `${this.#name}-${number}`,
+      timeoutMs,
       signal,
       logger: this.logger,
     });
+  }
+
+  #attach(registered: Registered): void {
+    this.id = registered.clientId;
     this.schedulerVersion = registered.version;
     this.dashboardPort = registered.dashboardPort;
-    this.actor.attach(registered.stream, registered.workers);
+    this.actor.attach(registered.stream, registered.workers, registered.clientId);
+  }
+
+  /** The connection broke, and there is to be another. */
+  #break(error: Error): void {
+    const lost = `${error.message}; what was asked then may not have been heeded: ask again`;
+    this.#connection.abort(new DaskError(lost, { cause: error }));
+    this.scheduler.forget(this.address);
+    this.#standing = Promise.withResolvers();
+    this.#standing.promise.catch(() => {}); // those who wait hear of it
+    this.logger.log("warning", `${error.message}; connecting again`);
+    this.#reconnecting = this.#connectAgain(error);
+  }
+
+  async #connectAgain(loss: Error): Promise<void> {
+    try {
+      const registered = await this.#reconnection!.run(
+        loss,
+        this.end,
+        (timeoutMs, stop) => this.#register(timeoutMs, stop),
+      );
+      this.#connection = new AbortController();
+      this.#attach(registered);
+      for (const topic of this.#listeners.keys()) {
+        this.actor.ref.tell("say", { op: "subscribe-topic", topic });
+      }
+      this.logger.log("info", `Connected with the scheduler at ${this.address} again`);
+      this.#standing?.resolve();
+      this.#standing = null;
+    } catch (error) {
+      this.actor.fail(toError(error));
+    }
+  }
+
+  /** Null while there is a connection; after a loss it resolves when there is one again. */
+  get standing(): Promise<void> | null {
+    return this.#standing?.promise ?? null;
   }
 
   get ended(): Error | null {
@@ -327,13 +424,23 @@ class Core implements KeyOwner {
     signal?: AbortSignal,
   ): Promise<unknown> {
     this.open(`ask the scheduler for "${op}"`);
+    if (this.standing !== null) {
+      await (signal === undefined ? this.standing : abortable(this.standing, signal));
+      this.open(`ask the scheduler for "${op}"`);
+    }
     // What was done before goes first, as far as that can be had: the stream is another connection.
     this.#flush();
-    const end = signal === undefined ? this.end : AbortSignal.any([this.end, signal]);
+    const { connection } = this;
+    const end = signal === undefined ? connection : AbortSignal.any([connection, signal]);
     try {
       return await this.scheduler.call(this.address, { op, ...fields }, { signal: end });
     } catch (error) {
-      throw this.#ended ?? error;
+      if (this.#ended !== null) throw this.#ended;
+      if (this.#reconnection === null || !(error instanceof CommClosedError)) throw error;
+      // The stream will hear of it, too.
+      throw new DaskError(`Lost the scheduler at ${this.address}: ${error.message}; ask again`, {
+        cause: error,
+      });
     }
   }
 
@@ -363,6 +470,10 @@ class Core implements KeyOwner {
     return this.#end.signal;
   }
 
+  get connection(): AbortSignal {
+    return this.#connection.signal;
+  }
+
   async waitForWorkers(count: number, signal: AbortSignal | undefined): Promise<void> {
     const number = ++this.#waits;
     const there = this.actor.ref.ask("wait-for-workers", { count, number }).catch((error) => {
@@ -389,6 +500,7 @@ class Core implements KeyOwner {
     if (this.#ended === null) this.#finish(closed);
     this.#end.abort(closed);
     await leaving;
+    await this.#reconnecting;
     await Promise.all([this.scheduler.close(), this.#workers.close()]);
   }
 
@@ -409,6 +521,8 @@ class Core implements KeyOwner {
 
   #finish(error: Error): void {
     this.#ended = error;
+    this.#connection.abort(error);
+    this.#standing?.reject(error);
     const states = [...this.states.values()];
     this.states.clear();
     for (const state of states) state.end(error);
@@ -431,7 +545,7 @@ export class Client implements Executor {
     this.#defaults = defaults;
   }
 
-  /** The id under which the scheduler knows this client. */
+  /** The id under which the scheduler knows this client. Another one after it has connected again. */
   get id(): string {
     return this.#core.id;
   }
@@ -627,6 +741,8 @@ export class Client implements Executor {
     }
     const key = `data-${crypto.randomUUID().replaceAll("-", "")}`;
     const payload = encodeValue(value);
+    // What is put there is kept for a client of this id.
+    if (this.#core.standing !== null) await this.#core.standing;
     // Through the scheduler: should a worker leave meanwhile, it is the scheduler that knows.
     await this.#core.ask("scatter", {
       data: new Map([[key, serialized(payload)]]),
@@ -802,12 +918,73 @@ export class Client implements Executor {
     });
     let told = count();
     yield told;
-    for await (const _ of asCompleted(list)) {
-      const now = count();
-      if (now.done === told.done && now.erred === told.erred) continue;
-      told = now;
-      yield told;
+    // One that was done may be pending again, when its value is lost.
+    for (let rest = list; rest.length > 0; rest = rest.filter((future) => future.status === "pending")) {
+      for await (const _ of asCompleted(rest)) {
+        const now = count();
+        if (now.done === told.done && now.erred === told.erred) continue;
+        told = now;
+        yield told;
+      }
     }
+  }
+
+  // --- What happened ---
+
+  /**
+   * Which tasks ran when and where, oldest first, as far as the scheduler remembers: dask's `get_task_stream`. A
+   * scheduler without a dashboard begins to remember with the first call.
+   *
+   * @example
+   * ```ts ignore
+   * const runs = await client.getTaskStream({ start: Date.now() - 60_000 });
+   * for (const { key, worker, steps } of runs) console.log(key, worker, steps.at(-1)!.stop - steps[0]!.start, "ms");
+   * ```
+   */
+  async getTaskStream(options: TaskStreamOptions = {}): Promise<readonly TaskRun[]> {
+    return await taskStream(this.#asking, options);
+  }
+
+  /**
+   * Begins a performance report, dask's `performance_report`: what the cluster does until it is disposed of is written
+   * to `file`, an HTML page. The scheduler makes it, and needs bokeh for that.
+   *
+   * @param options `code`: a text that is shown in it, such as the program.
+   * @throws {DaskError} when it is disposed of and the scheduler cannot make it.
+   * @example
+   * ```ts ignore
+   * {
+   *   await using _ = await client.performanceReport("report.html");
+   *   await client.run(nodes);
+   * }
+   * ```
+   */
+  async performanceReport(
+    file: string | URL,
+    options: { readonly code?: string } = {},
+  ): Promise<AsyncDisposable> {
+    return await performanceReport(this.#asking, file, options.code ?? "");
+  }
+
+  /** The last lines of the scheduler's log, newest first; dask's `get_scheduler_logs`. */
+  async schedulerLogs(options: LogOptions = {}): Promise<readonly LogLine[]> {
+    return await schedulerLogs(this.#asking, options);
+  }
+
+  /**
+   * The last lines of the logs of workers, newest first, by address; dask's `get_worker_logs`.
+   *
+   * @param options `workers`: of these; default: of all.
+   */
+  async workerLogs(
+    options: LogOptions & { readonly workers?: readonly string[] } = {},
+  ): Promise<ReadonlyMap<string, readonly LogLine[]>> {
+    const { workers } = options;
+    return await workerLogs(
+      this.#asking,
+      options,
+      workers === undefined ? null : addressesOf(workers, "workerLogs"),
+    );
   }
 
   // --- What clients and tasks share by name ---
@@ -907,12 +1084,22 @@ export class Client implements Executor {
     await unpublish(this.#sharing("unpublish"), name);
   }
 
+  readonly #asking: Ask = (op, fields) => this.#core.ask(op, fields);
+
   #sharing(call: string): Sharing {
     const core = this.#core;
     core.open(call);
     return {
-      id: core.id,
+      get id() {
+        return core.id;
+      },
       end: core.end,
+      get connection() {
+        return core.connection;
+      },
+      get standing() {
+        return core.standing;
+      },
       get schedulerVersion() {
         return core.schedulerVersion;
       },

@@ -100,6 +100,7 @@ export interface HandshakeOptions {
 
 /** A scheduler that knows us. */
 export interface Registered {
+  readonly clientId: string;
   readonly stream: Channel;
   readonly workers: readonly WorkerInfo[];
   /** Version of `distributed`. */
@@ -143,7 +144,13 @@ export async function register(options: HandshakeOptions): Promise<Registered> {
       );
     }
     readStart(first.message, address);
-    return { stream, workers: readWorkers(identity), version, dashboardPort: readDashboardPort(identity) };
+    return {
+      clientId,
+      stream,
+      workers: readWorkers(identity),
+      version,
+      dashboardPort: readDashboardPort(identity),
+    };
   } catch (error) {
     stream?.abort();
     if (options.signal.aborted) throw options.signal.reason;

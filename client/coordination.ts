@@ -28,7 +28,7 @@ import {
 } from "../protocol/read.ts";
 import { compareReleases } from "../protocol/release.ts";
 import { decodeValue, picklePayload } from "../protocol/value.ts";
-import { abortable, describe, Future, signalOf } from "./future.ts";
+import { abortable, describe, Future, signalOf, sleep } from "./future.ts";
 
 /** What shared things need of their client. */
 export interface Sharing {
@@ -38,6 +38,10 @@ export interface Sharing {
   readonly schedulerVersion: string;
   /** Aborts when the client ends. */
   readonly end: AbortSignal;
+  /** Aborts when the connection that there is now breaks, or the client ends; after a loss it is another one. */
+  readonly connection: AbortSignal;
+  /** Null while there is a connection; after a loss it resolves when there is one again. */
+  readonly standing: Promise<void> | null;
   /** Asks the scheduler; `signal` gives up the call. */
   ask(op: string, fields: Readonly<Record<string, unknown>>, signal?: AbortSignal): Promise<unknown>;
   /** Says something on the stream, after all that was done before. */
@@ -81,7 +85,8 @@ export class Queue<T> implements AsyncIterable<T> {
   readonly name: string;
   readonly #sharing: Sharing;
   readonly #maxSize: number;
-  #created: Promise<unknown> | null = null;
+  /** The connection over which it was made, if it was: another one may be with a scheduler that does not know it. */
+  #created: { readonly connection: AbortSignal; readonly done: Promise<unknown> } | null = null;
 
   /** @internal Use {@linkcode Client.queue}. */
   constructor(sharing: Sharing, name: string, maxSize: number) {
@@ -122,12 +127,13 @@ export class Queue<T> implements AsyncIterable<T> {
     const signal = signalOf(options);
     await this.#create();
     const { name } = this;
+    const { connection } = this.#sharing;
     for (let pause = LOOK_MS_MIN;; pause = Math.min(1.5 * pause, LOOK_MS_MAX)) {
       signal?.throwIfAborted();
       // The scheduler would go on waiting for a caller who gave up, and lose the item: so it is only asked for items that
       // are there.
       if (await this.size() === 0) {
-        await sleep(pause, this.#sharing.end, signal);
+        await sleep(pause, connection, signal);
         continue;
       }
       let record: unknown;
@@ -157,8 +163,15 @@ export class Queue<T> implements AsyncIterable<T> {
     for (;;) yield await this.get();
   }
 
-  #create(): Promise<unknown> {
-    return this.#created ??= this.#sharing.ask("queue_create", { name: this.name, maxsize: this.#maxSize });
+  async #create(): Promise<void> {
+    const sharing = this.#sharing;
+    if (sharing.standing !== null) await sharing.standing;
+    const { connection } = sharing;
+    if (this.#created?.connection !== connection) {
+      const done = sharing.ask("queue_create", { name: this.name, maxsize: this.#maxSize });
+      this.#created = { connection, done };
+    }
+    await this.#created.done;
   }
 }
 
@@ -192,6 +205,7 @@ export class Variable<T> {
   /** Its value; waits until it has one. `signal` ends the waiting. */
   async get(options: Waiting = {}): Promise<T> {
     const { name } = this;
+    if (this.#sharing.standing !== null) await this.#sharing.standing;
     const record = await abortableAsk(
       this.#sharing,
       "variable_get",
@@ -208,9 +222,9 @@ export class Variable<T> {
   }
 
   /** Forgets it, for everybody. */
-  delete(): Promise<void> {
+  async delete(): Promise<void> {
+    if (this.#sharing.standing !== null) await this.#sharing.standing;
     this.#sharing.say({ op: "variable_delete", name: this.name });
-    return Promise.resolve();
   }
 }
 
@@ -312,6 +326,7 @@ export async function publish(
   if (!(future instanceof Future)) {
     throw new TypeError(`Cannot publish "${name}": expected a Future, got ${describe(future)}`);
   }
+  if (sharing.standing !== null) await sharing.standing;
   const keys = [keyToWire(future.key)];
   const data = serialized(picklePayload(futurePickle(future.key)));
   if (publishesTogether(sharing)) {
@@ -330,6 +345,7 @@ export async function publish(
 /** The future that was published under a name. */
 export async function dataset(sharing: Sharing, name: string): Promise<Future<unknown>> {
   nameOf(name, "a dataset");
+  if (sharing.standing !== null) await sharing.standing;
   const reply = publishesTogether(sharing)
     ? readArray(await sharing.ask("publish_get", { names: [name] }), "publish_get", (item) => item)[0]
     : await sharing.ask("publish_get", { name, client: sharing.id });
@@ -360,6 +376,7 @@ export async function datasets(sharing: Sharing): Promise<readonly string[]> {
 /** Takes a name back; the result may go when nobody else wants it. */
 export async function unpublish(sharing: Sharing, name: string): Promise<void> {
   nameOf(name, "a dataset");
+  if (sharing.standing !== null) await sharing.standing;
   await sharing.ask(
     "publish_delete",
     publishesTogether(sharing) ? { names: [name], ...caughtUp(sharing) } : { name },
@@ -545,19 +562,4 @@ function nameOf(name: unknown, what: string): string {
   throw new TypeError(
     `Cannot use ${what}: expected its name, a text that is not empty, got ${describe(name)}`,
   );
-}
-
-function sleep(ms: number, end: AbortSignal, signal: AbortSignal | undefined): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const stop = () => {
-      clearTimeout(timer);
-      for (const one of [end, signal]) one?.removeEventListener("abort", stop);
-      if (end.aborted) reject(end.reason);
-      else if (signal?.aborted) reject(signal.reason);
-      else resolve();
-    };
-    const timer = setTimeout(stop, ms);
-    for (const one of [end, signal]) one?.addEventListener("abort", stop);
-    if (end.aborted || signal?.aborted) stop();
-  });
 }

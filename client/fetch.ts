@@ -8,6 +8,7 @@ import type { RpcPool } from "../comm/pool.ts";
 import { CommClosedError } from "../protocol/errors.ts";
 import { keyToWire } from "../protocol/key.ts";
 import { readArray, readKeyMap, readKeys, readRecord, readSerialized, readString } from "../protocol/read.ts";
+import { sleep } from "./future.ts";
 import type { Address, Key } from "./machine/events.ts";
 import type { Arrived } from "./messages.ts";
 
@@ -31,6 +32,8 @@ export interface FetcherOptions {
   readonly done: (arrived: readonly Arrived[], missing: readonly Key[]) => void;
   /** Ends all waiting; nothing is reported after it. */
   readonly signal: AbortSignal;
+  /** Ends what the scheduler that there is now is asked for: it is gone. */
+  readonly connection: () => AbortSignal;
 }
 
 /** One value that is wanted, with a worker that may have it. */
@@ -72,7 +75,7 @@ export class Fetcher {
   }
 
   async #fetch(wanted: readonly Wanted[], delayMs: number): Promise<void> {
-    if (delayMs > 0) await this.#sleep(delayMs);
+    if (delayMs > 0) await sleep(delayMs, this.#options.signal);
     const known = new Batches();
     const anywhere: Key[] = [];
     for (const { key, holder } of wanted) {
@@ -126,9 +129,9 @@ export class Fetcher {
 
   async #whoHas(keys: readonly Key[]): Promise<ReadonlyMap<Key, readonly Address[]> | null> {
     try {
-      const { scheduler, schedulerAddress, signal } = this.#options;
+      const { scheduler, schedulerAddress, connection } = this.#options;
       const reply = await scheduler.call(schedulerAddress, { op: "who_has", keys: keys.map(keyToWire) }, {
-        signal,
+        signal: connection(),
       });
       return readKeyMap(reply, "who_has", (value, path) => readArray(value, path, readString));
     } catch {
@@ -156,7 +159,7 @@ export class Fetcher {
         return null;
       }
       if (isBusy(reply)) {
-        await this.#sleep(BUSY_MS);
+        await sleep(BUSY_MS, end);
         continue;
       }
       const fields = readRecord(reply, "get_data");
@@ -167,13 +170,14 @@ export class Fetcher {
   }
 
   async #fromScheduler(keys: readonly Key[]): Promise<void> {
-    const { scheduler, schedulerAddress, signal, done } = this.#options;
+    const { scheduler, schedulerAddress, signal, connection, done } = this.#options;
     for (let slice of slices(keys)) {
       while (slice.length > 0) {
         let fields: Readonly<Record<string, unknown>>;
         try {
           const request = { op: "gather", keys: slice.map(keyToWire) };
-          fields = readRecord(await scheduler.call(schedulerAddress, request, { signal }), "gather");
+          const reply = await scheduler.call(schedulerAddress, request, { signal: connection() });
+          fields = readRecord(reply, "gather");
         } catch {
           signal.throwIfAborted();
           done([], slice);
@@ -195,22 +199,6 @@ export class Fetcher {
         slice = rest;
       }
     }
-  }
-
-  #sleep(ms: number): Promise<void> {
-    const { signal } = this.#options;
-    signal.throwIfAborted();
-    return new Promise((resolve, reject) => {
-      const end = () => {
-        clearTimeout(timer);
-        reject(signal.reason);
-      };
-      const timer = setTimeout(() => {
-        signal.removeEventListener("abort", end);
-        resolve();
-      }, ms);
-      signal.addEventListener("abort", end, { once: true });
-    });
   }
 }
 

@@ -60,6 +60,8 @@ export class KeyState {
   #reason: string | null = null;
   #failure: Failure | null = null;
   #error: Promise<DaskError> | null = null;
+  /** The scheduler was lost before it had said where the failure came from. */
+  #interrupted = false;
   /** Futures that are neither released nor collected. */
   #futures = 0;
   /** The value, once somebody asked for it. */
@@ -148,7 +150,11 @@ export class KeyState {
     return this.#error ??= failureError(
       this.key,
       this.#failure!,
-      (lost) => this.owner.diagnose(this.key, lost),
+      async (lost) => {
+        const diagnosis = await this.owner.diagnose(this.key, lost);
+        this.#interrupted = diagnosis.interrupted === true;
+        return diagnosis;
+      },
       this.owner.schedulerVersion,
     );
   }
@@ -171,6 +177,7 @@ export class KeyState {
       case "failed":
         this.#failure = news;
         this.#error = null;
+        this.#interrupted = false;
         if (this.policies !== null) {
           this.#retryOrFail(news, this.policies);
           return;
@@ -223,6 +230,11 @@ export class KeyState {
     const heardAt = nextMoment();
     const error = await this.error();
     if (this.#failure !== failure || this.owner.ended !== null) return;
+    if (this.#interrupted) {
+      // Who is to decide on a retry is not known; so it runs again, and fails again, by the next connection.
+      this.owner.happened({ type: "retried", key: this.key, want: this.want });
+      return;
+    }
     if (!(error instanceof TaskError)) return this.#fail();
     const origin = originOf(error);
     const policy = policies.get(origin) ?? null;
@@ -514,8 +526,10 @@ export function asCompleted<T>(
           const future = done.shift();
           if (future !== undefined) {
             const state = stateOf(future, "asCompleted's future");
-            if (!state.isDone) throw state.owner.ended;
-            return { done: false, value: future };
+            if (state.isDone) return { done: false, value: future };
+            if (state.owner.ended !== null) throw state.owner.ended;
+            add(future); // its value was lost before it was taken, and comes again
+            continue;
           }
           const [next] = waiting.keys();
           if (next === undefined) return { done: true, value: undefined };
@@ -566,21 +580,22 @@ export async function wait(futures: Iterable<Future<unknown>>, options: WaitOpti
   const isEnough = ({ status }: KeyState): boolean =>
     until === "first" || (until === "error" && status !== "finished");
   for (const state of states) {
-    if (state.isDone) {
-      if (!isEnough(state)) continue;
+    let wasDone = state.isDone;
+    if (!wasDone) {
+      if (state.owner.ended !== null) done.reject(state.owner.ended);
+      pending++;
+    } else if (isEnough(state)) {
       enough = true;
       done.resolve();
-      continue;
     }
-    if (state.owner.ended !== null) done.reject(state.owner.ended);
-    pending++;
-    const stop = state.listen(() => {
+    // One that is done may be pending again, when its value is lost.
+    unlisten.push(state.listen(() => {
       if (state.owner.ended !== null && !state.isDone) return done.reject(state.owner.ended);
-      if (!state.isDone) return;
-      stop();
-      if (--pending === 0 || isEnough(state)) done.resolve();
-    });
-    unlisten.push(stop);
+      if (state.isDone === wasDone) return;
+      wasDone = state.isDone;
+      pending += wasDone ? -1 : 1;
+      if (pending === 0 || (wasDone && isEnough(state))) done.resolve();
+    }));
   }
   if (pending === 0) done.resolve();
   else if (!enough) { for (const { owner } of states) owner.waits(); }
@@ -605,6 +620,22 @@ export function abortable<T>(promise: Promise<T>, signal: AbortSignal, aborted?:
     };
     signal.addEventListener("abort", onAbort, { once: true });
     promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+  });
+}
+
+/** A pause, or the reason of one of `ends` when that comes first. */
+export function sleep(ms: number, ...ends: readonly (AbortSignal | undefined)[]): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const stop = () => {
+      clearTimeout(timer);
+      for (const end of ends) end?.removeEventListener("abort", stop);
+      const ended = ends.find((end) => end?.aborted);
+      if (ended === undefined) resolve();
+      else reject(ended.reason);
+    };
+    const timer = setTimeout(stop, ms);
+    for (const end of ends) end?.addEventListener("abort", stop);
+    if (ends.some((end) => end?.aborted)) stop();
   });
 }
 

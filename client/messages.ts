@@ -26,6 +26,8 @@ export interface Diagnosis {
   readonly origin: Key;
   /** Workers that left while they were to run it, in order. */
   readonly left: readonly string[];
+  /** The scheduler was lost while it was asked: the origin may be another task. */
+  readonly interrupted?: boolean;
 }
 
 /** A value that has come. */
@@ -65,8 +67,16 @@ export type ClientCalls = {
   readonly "stop-waiting": { readonly ask: { readonly number: number }; readonly answer: void };
   /** Say this on the stream, after all that happened before. */
   readonly say: { readonly ask: Readonly<Record<string, unknown>>; readonly answer: void };
-  /** The stream ended. */
-  readonly "stream-ended": { readonly ask: { readonly reason: string }; readonly answer: void };
+  /** The stream of this number ended. */
+  readonly "stream-ended": {
+    readonly ask: { readonly reason: string; readonly stream: number };
+    readonly answer: void;
+  };
+  /** The stream of this number stands in the place of one that broke; the scheduler does not know the keys `gone`. */
+  readonly reattached: {
+    readonly ask: { readonly clientId: string; readonly gone: readonly Key[]; readonly stream: number };
+    readonly answer: void;
+  };
   /** Figures of the machine. */
   readonly counts: { readonly ask: Record<never, never>; readonly answer: Readonly<Record<string, number>> };
 };

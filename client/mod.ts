@@ -3,6 +3,17 @@
  *
  * @module
  */
-export { Client, connect, type ConnectOptions, type SchedulerInfo, type WorkerInfo } from "./client.ts";
+export {
+  Client,
+  connect,
+  type ConnectOptions,
+  type LogLine,
+  type LogOptions,
+  type ReconnectOptions,
+  type SchedulerInfo,
+  type TaskRun,
+  type TaskStreamOptions,
+  type WorkerInfo,
+} from "./client.ts";
 export { type Lease, Queue, SharedEvent, type Sharing, Variable } from "./coordination.ts";
 export { asCompleted, Future, type FutureStatus, wait, type WaitOptions } from "./future.ts";

@@ -149,6 +149,18 @@ export interface GraphHandled {
 export interface Connected {
   readonly type: "connected";
 }
+/** The stream broke. Another will come: see `ClientMachineOptions.reconnect`. */
+export interface Disconnected {
+  readonly type: "disconnected";
+}
+/** Another stream stands, with the same scheduler or a fresh one; what is still wanted is to be submitted again. */
+export interface Reconnected {
+  readonly type: "reconnected";
+  /** The id under which this client is registered now. */
+  readonly clientId: string;
+  /** Of `ClientMachine.unsure`, those that the scheduler does not know. */
+  readonly gone: readonly Key[];
+}
 /** Workers came or went. */
 export interface WorkersChanged {
   readonly type: "workers-changed";
@@ -196,6 +208,8 @@ export type ClientEvent =
   | Restart
   | GraphHandled
   | Connected
+  | Disconnected
+  | Reconnected
   | WorkersChanged
   | Fetched
   | FetchMissed

@@ -24,6 +24,7 @@ import type {
   Key,
   KeyInMemory,
   LostData,
+  Reconnected,
   Released,
   Retried,
   RetryRefused,
@@ -67,8 +68,10 @@ const STATUSES: { readonly [From in FutureStatus]: readonly FutureStatus[] } = {
 interface Task {
   readonly key: Key;
   /** Under which annotations it was submitted; null when it was not submitted here. */
-  readonly signature: string | null;
-  readonly dependencies: readonly Task[];
+  signature: string | null;
+  dependencies: readonly Task[];
+  /** With what it can be submitted again; null when that is not to be, or another made it. */
+  submitted: SubmittedTask | null;
   /** Kept tasks that have this one among their dependencies. */
   dependents: number;
   /** The want that lives, or 0. */
@@ -121,13 +124,19 @@ interface Form {
 export interface ClientMachineOptions {
   /** The id under which this client registers. */
   readonly clientId: string;
+  /**
+   * After `disconnected` comes `reconnected`, and what is wanted then is submitted again. So the encoded calls of all
+   * tasks behind wanted keys are kept. Default false.
+   */
+  readonly reconnect?: boolean;
   /** Checks all invariants after each event. For tests. */
   readonly validate?: boolean;
 }
 
 /** See the module. */
 export class ClientMachine {
-  readonly #clientId: string;
+  #clientId: string;
+  readonly #reconnect: boolean;
   readonly #validating: boolean;
   /** In the order in which they came, so dependencies before dependents. */
   readonly #tasks = new Map<Key, Task>();
@@ -142,6 +151,18 @@ export class ClientMachine {
   #form: Form = { form: "reconstruct", state: "untried", stimulusId: "" };
   #graphs = 0;
   #connected = false;
+  /** There was a stream, it broke, and there is no other yet. What is to be sent follows from the tasks then. */
+  #broken = false;
+  /** Place behind all tasks that can be submitted again. */
+  #orders = 0;
+  /** Wanted tasks that failed, are unknown to the scheduler that there is now, and can be computed from here alone. */
+  readonly #absent = new Set<Task>();
+  /** All and only pending tasks that are to run to their end whatever happens, where the machine can see to that. */
+  readonly #mustRun = new Set<Task>();
+  /** Of these, those of which no future is left: wanted by the machine itself. */
+  readonly #orphans = new Set<Task>();
+  /** Workers of both languages were there before the stream broke. */
+  #mixed = false;
   #typescript: readonly Address[] = [];
   #python: readonly Address[] = [];
   /** Length of the outbox after the last sending: what was kept in it waits for workers. */
@@ -158,6 +179,7 @@ export class ClientMachine {
 
   constructor(options: ClientMachineOptions) {
     this.#clientId = options.clientId;
+    this.#reconnect = options.reconnect ?? false;
     this.#validating = options.validate ?? false;
   }
 
@@ -181,6 +203,15 @@ export class ClientMachine {
       stack.push(...task.dependencies);
     }
     return found;
+  }
+
+  /**
+   * Kept keys that cannot be computed from what was submitted here alone: values that were put on workers, tasks of
+   * others, and what depends on these. Whether the scheduler knows them is to be said with `reconnected`.
+   */
+  unsure(): readonly Key[] {
+    const sure = this.#sure();
+    return [...this.#tasks.values()].filter((task) => !sure.has(task)).map(({ key }) => key);
   }
 
   /** How many keys are held whose tasks have not come to an end. */
@@ -227,6 +258,18 @@ export class ClientMachine {
       assert(task.dependents === (dependents.get(task) ?? 0), `Dependents of "${task.key}" are counted`);
     }
     assert(pending === this.#pending, "Pending keys are counted");
+    for (const task of this.#absent) {
+      assert(task.want !== 0 && task.status === "error", `Only what failed ("${task.key}") may be absent`);
+    }
+    for (const task of this.#mustRun) {
+      assert(task.want !== 0 && task.status === "pending", `Only a pending task ("${task.key}") is detached`);
+    }
+    for (const task of this.#orphans) assert(this.#mustRun.has(task), `Orphan "${task.key}" is detached`);
+    const seen = new Set<Task>();
+    for (const task of this.#tasks.values()) {
+      assert(task.dependencies.every((one) => seen.has(one)), `Dependencies of "${task.key}" come before it`);
+      seen.add(task);
+    }
     assert(
       this.#form.state === "asked" || this.#journal.length === 0,
       "A journal is kept only while in doubt",
@@ -274,6 +317,10 @@ export class ClientMachine {
       case "connected":
         this.#connected = true;
         return;
+      case "disconnected":
+        return this.#disconnected();
+      case "reconnected":
+        return this.#reconnected(event);
       case "workers-changed":
         return this.#workersChanged(event);
       case "fetched":
@@ -290,17 +337,10 @@ export class ClientMachine {
   #submitted(tasks: readonly SubmittedTask[], wants: readonly Want[]): void {
     const wanted = new Map<Key, number>();
     for (const { key, want } of wants) wanted.set(key, want);
-    const inside = new Set<Key>();
-    let alone = false;
-    for (const task of tasks) {
-      inside.add(task.key);
-      for (const dependency of task.dependencies) {
-        if (!inside.has(dependency) && !this.#isHeld(dependency)) alone = true;
-      }
-      if (task.python !== undefined) alone = true; // its parts may have to wait, each for other workers
-    }
+    const first = this.#orders;
     for (const task of tasks) {
       const kept = this.#keep(task.key, task.dependencies, task.signature);
+      if (this.#reconnect && kept.submitted === null) this.#keepSubmitted(kept, task, first);
       if (kept.signature !== null && kept.signature !== task.signature && task.signature !== "") {
         // The scheduler passes over annotations of a task that it knows.
         this.#log(
@@ -311,6 +351,25 @@ export class ClientMachine {
       }
       const want = wanted.get(task.key);
       if (want !== undefined) this.#hold(kept, want);
+    }
+    this.#queueGraphs(tasks, wanted);
+    // Those that nobody holds and nothing depends on would not be found again.
+    for (const task of tasks) this.#forgetIfUnwanted(this.#tasks.get(task.key));
+  }
+
+  /** Queues tasks, dependencies first; of their keys those in `wanted` are. See `QueuedGraph.alone`. */
+  #queueGraphs(tasks: readonly SubmittedTask[], wanted: { has(key: Key): boolean }, alone = false): void {
+    if (this.#broken) return;
+    const inside = new Set<Key>();
+    for (const task of tasks) {
+      inside.add(task.key);
+      for (const dependency of task.dependencies) {
+        if (inside.has(dependency)) continue;
+        const kept = this.#tasks.get(dependency);
+        if (kept === undefined || kept.want === 0) alone = true;
+        else if (this.#absent.has(kept)) this.#resubmit([kept], null);
+      }
+      if (task.python !== undefined) alone = true; // its parts may have to wait, each for other workers
     }
     const bridges: Key[] = [];
     for (const group of groupByAnnotations(tasks)) {
@@ -331,8 +390,6 @@ export class ClientMachine {
       }
     }
     if (bridges.length > 0) this.#queueRelease(bridges);
-    // Those that nobody holds and nothing depends on would not be found again.
-    for (const task of tasks) this.#forgetIfUnwanted(this.#tasks.get(task.key));
   }
 
   #desired({ key, want }: Desired): void {
@@ -352,10 +409,17 @@ export class ClientMachine {
   #released({ key, want }: Released): void {
     const task = this.#tasks.get(key);
     if (task === undefined || task.want !== want) return;
+    if (!this.#mustRun.has(task)) return this.#release(task);
+    this.#orphans.add(task);
+    task.valueWanted = false;
+  }
+
+  #release(task: Task): void {
+    if (this.#broken) return this.#letGo(task);
     if (this.#releases.size === 0) {
       this.#rest.push({ type: "set-timer", name: "releases", delayMs: RELEASES_MS });
     }
-    this.#releases.add(key);
+    this.#releases.add(task.key);
     this.#letGo(task);
   }
 
@@ -383,12 +447,24 @@ export class ClientMachine {
     // Of a finished task nothing remains to be run; kept for nobody it would stay for ever.
     if (task === undefined || task.want !== want || task.status !== "pending") return;
     this.#outbox.push({ op: "client-desires-keys", keys: [key], client: FIRE_AND_FORGET });
+    if (task.submitted !== null) this.#mustRun.add(task);
   }
 
   #retried({ key, want, target = key }: Retried): void {
     const task = this.#tasks.get(key);
     if (task === undefined || task.want !== want || task.status !== "error" || task.retrying) return;
     const failed = this.#tasks.get(target) ?? task;
+    if (this.#broken || this.#absent.has(task)) {
+      // The scheduler that is there knows of no failure. Those that failed with this one wait to be revived with it.
+      const revived = [task, ...this.#withDependents(failed)].filter((one) =>
+        one.want !== 0 && one.status === "error"
+      );
+      const own = revived.filter((one) => this.#absent.has(one));
+      const others = revived.filter((one) => !this.#absent.has(one));
+      for (const one of new Set(revived)) this.#turn(one, "pending");
+      this.#resubmit(own, null);
+      return this.#resubmit(others, null, true);
+    }
     // The scheduler revives what failed with the target, and would leave those waiting for ever that depend on another
     // failed task, too: named as well, they bring that one back with them. Which of them failed it knows best.
     const keys = [...this.#withDependents(failed)]
@@ -516,9 +592,121 @@ export class ClientMachine {
 
   // --- What the shell reports ---
 
+  /** Nothing of what waits to be sent is: it would be the end of a talk with somebody who is gone. */
+  #disconnected(): void {
+    this.#connected = false;
+    this.#broken = true;
+    this.#mixed ||= this.#typescript.length > 0 && this.#python.length > 0;
+    this.#typescript = NOTHING;
+    this.#python = NOTHING;
+    this.#clearOutbox();
+  }
+
+  #clearOutbox(): void {
+    this.#outbox = [];
+    this.#kept = 0;
+    this.#journal = [];
+    this.#misunderstood.clear();
+    this.#form = { form: "reconstruct", state: "untried", stimulusId: "" };
+    if (this.#releases.size === 0) return;
+    this.#releases.clear();
+    this.#rest.push({ type: "clear-timer", name: "releases" });
+  }
+
+  /**
+   * What is wanted and has not failed is submitted again, with all that it depends on, whatever the scheduler may still
+   * know of it: dask passes over what it has. What cannot be computed from here alone is asked for under its key, if the
+   * scheduler knows it, and else lost.
+   */
+  #reconnected({ clientId, gone }: Reconnected): void {
+    this.#clearOutbox();
+    this.#clientId = clientId;
+    this.#connected = true;
+    this.#broken = false;
+    this.#absent.clear();
+    const unknown = new Set(gone);
+    const sure = this.#sure();
+    /** They can neither be computed nor are they there. */
+    const lost = new Set<Task>();
+    const computable = new Set<Task>();
+    const own: Task[] = [];
+    const mixed: Task[] = [];
+    for (const task of this.#tasks.values()) {
+      if (task.submitted !== null && !task.dependencies.some((one) => lost.has(one))) computable.add(task);
+      else if (unknown.has(task.key)) lost.add(task);
+      if (task.want === 0) continue;
+      task.retrying = false;
+      if (task.status === "error") {
+        if (sure.has(task)) this.#absent.add(task);
+        continue;
+      }
+      if (lost.has(task)) continue;
+      task.misses = 0;
+      task.holder = null;
+      if (task.status === "finished") this.#turn(task, "pending");
+      if (computable.has(task)) {
+        task.wasFinished = false;
+        (sure.has(task) ? own : mixed).push(task);
+      } else {
+        this.#outbox.push({ op: "client-desires-keys", keys: [task.key] });
+        this.#outbox.push({ op: "report-key", key: task.key });
+      }
+    }
+    this.#resubmit(own, computable);
+    // Apart: these may yet fall with what they need of others.
+    this.#resubmit(mixed, computable, true);
+    for (const task of lost) {
+      if (task.want === 0 || task.status === "error") continue;
+      const origin = task.dependencies.find((one) => lost.has(one));
+      const what = origin === undefined
+        ? "it was put on the cluster, or submitted by another client"
+        : `it depends on "${keyText(origin.key)}", which is lost`;
+      this.#end(task, "lost", `${what}, and the scheduler that was connected with again does not know it`);
+    }
+  }
+
+  /** Submits tasks again, with what they depend on as far as it was submitted here and is among `computable`, if given. */
+  #resubmit(tasks: readonly Task[], computable: ReadonlySet<Task> | null, alone = false): void {
+    if (tasks.length === 0 || this.#broken) return;
+    const again = new Set<Task>();
+    const stack = tasks.toReversed();
+    for (let task = stack.at(-1); task !== undefined; task = stack.at(-1)) {
+      const first = again.has(task)
+        ? []
+        : task.dependencies.filter((one) =>
+          one.submitted !== null && !again.has(one) && (computable === null || computable.has(one))
+        );
+      for (const one of first.reverse()) stack.push(one);
+      if (first.length > 0) continue;
+      again.add(task);
+      stack.pop();
+    }
+    const submitted: SubmittedTask[] = [];
+    const mustRun: Key[] = [];
+    for (const task of again) {
+      if (task.submitted !== null) submitted.push(task.submitted);
+      if (this.#absent.has(task)) this.#turn(task, "pending");
+      if (this.#mustRun.has(task)) mustRun.push(task.key);
+    }
+    this.#queueGraphs(submitted, { has: (key) => this.#isHeld(key) }, alone);
+    if (mustRun.length > 0) {
+      this.#outbox.push({ op: "client-desires-keys", keys: mustRun, client: FIRE_AND_FORGET });
+    }
+  }
+
+  /** Kept tasks that can be computed from what was submitted here alone. */
+  #sure(): ReadonlySet<Task> {
+    const sure = new Set<Task>();
+    for (const task of this.#tasks.values()) {
+      if (task.submitted !== null && task.dependencies.every((one) => sure.has(one))) sure.add(task);
+    }
+    return sure;
+  }
+
   #workersChanged({ typescript, python }: WorkersChanged): void {
     this.#typescript = typescript;
     this.#python = python;
+    if (typescript.length > 0 && python.length > 0) this.#mixed = false;
   }
 
   #fetched(key: Key): void {
@@ -582,6 +770,7 @@ export class ClientMachine {
         kept.dependents++;
         return kept;
       }),
+      submitted: null,
       dependents: 0,
       want: 0,
       status: "pending",
@@ -596,7 +785,28 @@ export class ClientMachine {
     return task;
   }
 
+  /** From now on the task can be submitted again. `first` stands before the orders of all tasks of its submission. */
+  #keepSubmitted(task: Task, submitted: SubmittedTask, first: number): void {
+    const order = first + submitted.order;
+    this.#orders = Math.max(this.#orders, order + 1);
+    task.submitted = { ...submitted, order };
+    if (task.signature !== null) return;
+    // Another had made it, or it was only depended on: what stands before it in the map follows now.
+    const affected = this.#withDependents(task);
+    task.signature = submitted.signature;
+    task.dependencies = submitted.dependencies.map((dependency) => {
+      const kept = this.#keep(dependency, [], null);
+      kept.dependents++;
+      return kept;
+    });
+    for (const one of affected) {
+      this.#tasks.delete(one.key);
+      this.#tasks.set(one.key, one);
+    }
+  }
+
   #hold(task: Task, want: number): void {
+    if (this.#orphans.has(task)) this.#adopt(task);
     assert(task.want === 0, `Key "${task.key}" is wanted once at a time`);
     if (this.#releases.has(task.key)) this.#tellReleases();
     task.want = want;
@@ -609,9 +819,19 @@ export class ClientMachine {
     this.#pending++;
   }
 
+  /** Somebody wants an orphan again. */
+  #adopt(task: Task): void {
+    this.#orphans.delete(task);
+    this.#pending--;
+    task.want = 0;
+  }
+
   /** Ends a want without news for it. */
   #letGo(task: Task): void {
     if (task.status === "pending") this.#pending--;
+    this.#absent.delete(task);
+    this.#mustRun.delete(task);
+    this.#orphans.delete(task);
     task.want = 0;
     task.valueWanted = false;
     this.#forgetIfUnwanted(task);
@@ -651,6 +871,8 @@ export class ClientMachine {
     );
     if (task.status === "pending") this.#pending--;
     if (status === "pending") this.#pending++;
+    else this.#mustRun.delete(task);
+    if (status !== "error") this.#absent.delete(task);
     task.status = status;
     const { key, want } = task;
     if (failure !== null) {
@@ -665,6 +887,7 @@ export class ClientMachine {
     } else if (status !== "error") {
       this.#notices.push({ type: "status", key, want, status, reason: null });
     }
+    if (status !== "pending" && this.#orphans.delete(task)) this.#release(task);
   }
 
   /** Ends a want with news for it. */
@@ -811,7 +1034,9 @@ export class ClientMachine {
     const { annotations } = graph;
     const python = languageOf(graph) === "python";
     const [able, unable] = python ? [this.#python, this.#typescript] : [this.#typescript, this.#python];
-    if (unable.length === 0 || annotations?.workers !== undefined) return annotations;
+    if (annotations?.workers !== undefined) return annotations;
+    // After a loss those of the other language may be the first to come back.
+    if (unable.length === 0 && !(this.#mixed && able.length === 0)) return annotations;
     return able.length === 0 ? "wait" : { ...annotations, workers: able };
   }
 }

@@ -463,6 +463,215 @@ Deno.test("ClientMachine says after a while that no worker is there, once", () =
   );
 });
 
+// --- After a loss ---
+
+/** A machine that submits again after a loss, with a stream and workers. */
+function lasting(): ClientMachine {
+  const machine = new ClientMachine({ clientId: ID, validate: true, reconnect: true });
+  machine.handle([HERE, { type: "connected" }]);
+  machine.handle([submit([task("first")], { first: 1_000 })]);
+  machine.handle([{ type: "graph-handled", stimulusId: `reconstruct-${ID}-1`, status: "OK" }]);
+  machine.handle([{ type: "released", key: "first", want: 1_000 }, RELEASES]);
+  return machine;
+}
+const HERE: ClientEvent = { type: "workers-changed", typescript: ["tcp://a:1", "tcp://b:1"], python: [] };
+const LOST: ClientEvent = { type: "disconnected" };
+const BACK = (...gone: string[]): ClientEvent => ({ type: "reconnected", clientId: "Client-1-2", gone });
+/** Status news as `key status`. */
+const statuses = (instructions: readonly Instruction[]) =>
+  notices(instructions).map((one) => `${one.key} ${one.type === "status" ? one.status : one.type}`);
+/** Ops without what finds out the form of graphs. */
+const deeds = (instructions: readonly Instruction[]) =>
+  ops(instructions).filter((op) => !op.includes("subscribe"));
+
+Deno.test("ClientMachine submits again after a loss what is wanted, with all behind it, and nothing else", () => {
+  const machine = lasting();
+  machine.handle([submit([task("a"), task("b", ["a"]), task("c", ["b"])], { b: 1, c: 2 })]);
+  machine.handle([submit([task("gone")], { gone: 3 }), submit([task("cancelled")], { cancelled: 4 })]);
+  machine.handle([submit([task("failed"), task("after", ["b"])], { failed: 5, after: 6 })]);
+  machine.handle([{ type: "released", key: "gone", want: 3 }, RELEASES]);
+  machine.handle([{ type: "cancelled", key: "cancelled", want: 4, reason: null }, erred("failed")]);
+  machine.handle([memory("b", "tcp://a:1"), { type: "value-wanted", key: "b", want: 1 }]);
+  assertEquals(machine.handle([LOST]), []);
+  assertEquals(machine.unsure(), []);
+  const back = machine.handle([BACK()]);
+  assertEquals(deeds(back), ["graph a,b,c,after for b,c,after"]);
+  assertEquals(statuses(back), ["b pending"]);
+  const [graph] = sent(back).filter((message) => message.op === "update-graph");
+  assert(graph?.op === "update-graph" && graph.stimulusId.includes("Client-1-2"));
+  // The wish for the value is still there.
+  const fetches = machine.handle([{ type: "fetch-missed", key: "b" }, memory("b")]).filter(({ type }) =>
+    type === "fetch"
+  );
+  assertEquals(fetches.length, 1);
+});
+
+Deno.test("ClientMachine keeps the order of submissions, and their options, when it submits again", () => {
+  const machine = lasting();
+  const late = { ...task("late"), order: 0 };
+  machine.handle([submit([{ ...task("y"), order: 1 }, { ...task("x"), order: 0 }], { x: 1, y: 2 })]);
+  machine.handle([submit([late, task("w", ["late"], "mine")], { w: 3 })]);
+  machine.handle([LOST]);
+  const graphs = sent(machine.handle([BACK()])).flatMap((message) =>
+    message.op === "update-graph" ? [message] : []
+  );
+  assertEquals(graphs.map(({ annotations }) => annotations), [null, { workers: ["mine"] }]);
+  const [{ tasks, priorities }] = graphs as [(typeof graphs)[number]];
+  const byKey = new Map(tasks.map(({ key }, i) => [key, priorities[i]!]));
+  assert(byKey.get("x")! < byKey.get("y")! && byKey.get("y")! < byKey.get("late")!);
+});
+
+Deno.test("ClientMachine takes nothing over a loss but what follows from its tasks", () => {
+  const machine = lasting();
+  machine.handle([submit([task("x"), task("y")], { x: 1, y: 2 })]);
+  machine.handle([LOST]);
+  assertEquals(
+    machine.handle([
+      { type: "released", key: "x", want: 1 },
+      submit([task("z", ["y"])], { z: 3 }),
+      { type: "cancelled", key: "y", want: 2, reason: null },
+      submit([task("late")], { late: 4 }),
+      { type: "timer", name: "releases" },
+    ]).filter(({ type }) => type !== "notify"),
+    [],
+  );
+  assertEquals(deeds(machine.handle([BACK()])), ["graph late for late"]);
+});
+
+Deno.test("ClientMachine gives up values that were put on the cluster, and what depends on them, unless they are there", () => {
+  const machine = lasting();
+  machine.handle([{ type: "scattered", key: "d", want: 1 }, { type: "scattered", key: "e", want: 2 }]);
+  machine.handle([{ type: "desired", key: "theirs", want: 3 }]);
+  machine.handle([
+    submit([task("x", ["d"]), task("y", ["x"])], { y: 4 }),
+    submit([task("z", ["e"])], { z: 5 }),
+    submit([task("own")], { own: 6 }),
+  ]);
+  machine.handle([memory("y"), memory("theirs")]);
+  machine.handle([LOST]);
+  assertEquals([...machine.unsure()].sort(), ["d", "e", "theirs", "x", "y", "z"]);
+  const back = machine.handle([BACK("d", "x", "y", "z")]);
+  assertEquals(deeds(back), [
+    "desire e as me",
+    "report e",
+    "desire theirs as me",
+    "report theirs",
+    "graph own for own",
+    "graph z for z",
+  ]);
+  assertEquals(statuses(back), ["e pending", "theirs pending", "d lost", "y lost"]);
+  const [, reason] = notices(back).flatMap((one) => one.type === "status" && one.reason ? [one.reason] : []);
+  assertStringIncludes(reason!, '"x"');
+  assertEquals(statuses(machine.handle([{ type: "cancelled-keys", keys: ["e"], reason: null }])), ["e lost"]);
+});
+
+Deno.test("ClientMachine asks for a result that the scheduler still has and that cannot be computed again", () => {
+  const machine = lasting();
+  machine.handle([{ type: "scattered", key: "d", want: 1 }]);
+  machine.handle([submit([task("x", ["d"])], { x: 2 }), memory("x")]);
+  machine.handle([{ type: "released", key: "d", want: 1 }, RELEASES, LOST]);
+  assertEquals(deeds(machine.handle([BACK("d")])), ["desire x as me", "report x"]);
+});
+
+Deno.test("ClientMachine leaves failures as they are, and runs them again when they are retried or needed", () => {
+  const machine = lasting();
+  machine.handle([submit([task("a"), task("b", ["a"]), task("c")], { a: 1, b: 2, c: 3 })]);
+  machine.handle([erred("a"), erred("b"), erred("c"), LOST]);
+  const back = machine.handle([BACK()]);
+  assertEquals([deeds(back), statuses(back)], [[], []]);
+  const needed = machine.handle([submit([task("d", ["c"])], { d: 4 })]);
+  assertEquals([deeds(needed), statuses(needed)], [["graph c,d for c,d"], ["c pending"]]);
+  // Who waits for a failed dependency waits for the retry of that.
+  const retried = machine.handle([{ type: "retried", key: "a", want: 1 }]);
+  assertEquals([deeds(retried), statuses(retried)], [["graph a,b for a,b"], ["a pending", "b pending"]]);
+  machine.handle([erred("a")]);
+  assert(machine.handle([{ type: "retried", key: "a", want: 1 }]).some(({ type }) => type === "retry"));
+});
+
+Deno.test("ClientMachine runs again what was retried while there was no connection", () => {
+  const machine = lasting();
+  machine.handle([submit([task("a"), task("b", ["a"])], { b: 1 }), erred("b"), LOST]);
+  assertEquals(statuses(machine.handle([{ type: "retried", key: "b", want: 1, target: "a" }])), [
+    "b pending",
+  ]);
+  assertEquals(deeds(machine.handle([BACK()])), ["graph a,b for b"]);
+});
+
+Deno.test("ClientMachine sees to it that a detached task runs, also when nothing else wants it", () => {
+  const machine = lasting();
+  machine.handle([submit([task("x")], { x: 1 })]);
+  machine.handle([{ type: "detached", key: "x", want: 1 }, { type: "released", key: "x", want: 1 }]);
+  machine.handle([LOST]);
+  assertEquals(deeds(machine.handle([BACK()])), ["graph x for x", "desire x as fire-and-forget"]);
+  // Another future of it has a life of its own.
+  const again = machine.handle([submit([task("x")], { x: 2 }), memory("x")]);
+  assertEquals(notices(again).map(({ want }) => want), [2]);
+  machine.handle([{ type: "released", key: "x", want: 2 }]);
+  machine.handle([submit([task("y")], { y: 3 }), { type: "detached", key: "y", want: 3 }]);
+  machine.handle([{ type: "released", key: "y", want: 3 }, memory("y")]);
+  assertEquals(ops(machine.handle([RELEASES])), ["release x,y"]);
+  assertEquals(machine.counts().kept, 0);
+});
+
+Deno.test("ClientMachine finds out anew after a loss which form of graphs is understood", () => {
+  const machine = lasting();
+  machine.handle([submit([task("x")], { x: 1 }), LOST]);
+  assertEquals(ops(machine.handle([BACK()])), ["subscribe-topic", "graph x for x"]);
+  const handled = (id: string, status: "OK" | "error"): ClientEvent => ({
+    type: "graph-handled",
+    stimulusId: id,
+    status,
+  });
+  const other = machine.handle([handled("reconstruct-Client-1-2-2", "error"), erred("x")]);
+  assertEquals([ops(other), statuses(other)], [["subscribe-topic", "graph x for x"], []]);
+});
+
+Deno.test("ClientMachine waits after a loss for workers of each language of a mixed cluster", () => {
+  const machine = lasting();
+  const python = {
+    ...task("p", [], "python "),
+    annotations: null,
+    python: { module: "m", name: "f", args: [] },
+  };
+  machine.handle([{ type: "workers-changed", typescript: ["tcp://a:1"], python: ["tcp://p:1"] }]);
+  machine.handle([submit([task("x"), python], { x: 1, p: 2 }), LOST]);
+  assertEquals(deeds(machine.handle([BACK()])), []);
+  assertEquals(
+    deeds(machine.handle([{ type: "workers-changed", typescript: [], python: ["tcp://p:1"] }])),
+    ["graph p for p"],
+  );
+  assertEquals(
+    deeds(machine.handle([{ type: "workers-changed", typescript: ["tcp://a:1"], python: ["tcp://p:1"] }])),
+    ["graph x for x"],
+  );
+});
+
+Deno.test("ClientMachine learns how to submit a task that another had made", () => {
+  const machine = lasting();
+  machine.handle([{ type: "desired", key: "x", want: 1 }]);
+  machine.handle([submit([task("y", ["x"])], { y: 2 }), { type: "released", key: "x", want: 1 }]);
+  machine.handle([submit([task("a"), task("x", ["a"])], { x: 3 }), LOST]);
+  assertEquals(machine.unsure(), []);
+  assertEquals(deeds(machine.handle([BACK()])), ["graph a,x,y for x,y"]);
+});
+
+Deno.test("ClientMachine keeps calls only when they may be sent again, and only while they may be needed", () => {
+  for (const reconnect of [false, true]) {
+    const machine = new ClientMachine({ clientId: ID, validate: true, reconnect });
+    machine.handle([HERE, { type: "connected" }]);
+    const payload = new Uint8Array(1_000);
+    const event = submit([{ ...task("a"), payload }, { ...task("b", ["a"]), payload }], { b: 1 });
+    machine.handle([event, memory("b")]);
+    machine.handle([LOST]);
+    const graphs = sent(machine.handle([BACK()])).flatMap((one) =>
+      one.op === "update-graph" ? one.tasks : []
+    );
+    assertEquals(graphs.map((one) => one.payload === payload), reconnect ? [true, true] : []);
+    machine.handle([{ type: "released", key: "b", want: 1 }, RELEASES]);
+    assertEquals(machine.counts().kept, 0);
+  }
+});
+
 // --- Groups of annotations ---
 
 Deno.test("groupByAnnotations puts dependencies' groups first and names what later groups need", () => {
@@ -533,31 +742,52 @@ Deno.test("ClientMachine wants what later groups need until they are sent", () =
 
 // --- Random histories ---
 
-Deno.test("ClientMachine keeps its invariants through random histories", () => {
-  const seed = Math.floor(Math.random() * 2 ** 31);
-  try {
-    histories(seed);
-  } catch (error) {
-    throw new Error(`With seed ${seed}`, { cause: error });
-  }
-});
+for (const reconnect of [false, true]) {
+  Deno.test(`ClientMachine keeps its invariants through random histories${reconnect ? " with losses" : ""}`, () => {
+    const seed = Math.floor(Math.random() * 2 ** 31);
+    try {
+      histories(seed, reconnect);
+    } catch (error) {
+      throw new Error(`With seed ${seed}`, { cause: error });
+    }
+  });
+}
 
-function histories(seed: number): void {
+function histories(seed: number, reconnect: boolean): void {
   let state = seed;
   const random = (n: number): number => {
     state = (Math.imul(state, 1_103_515_245) + 12_345) & 0x7fffffff;
     return (state >> 8) % n;
   };
   for (let history = 0; history < 60; history++) {
-    const machine = new ClientMachine({ clientId: ID, validate: true });
+    const machine = new ClientMachine({ clientId: ID, validate: true, reconnect });
+    let broken = false;
+    /** What the scheduler that is there was told of: keys it knows, and those that this client wants. */
+    const known = new Set<string>();
+    const told = new Set<string>();
+    const pending = new Set<string>();
     const keys = ["a", "b", "c", "d", "e"];
     const wants = new Map<string, number>();
     let last = 0;
     const hear = (instructions: readonly Instruction[]): void => {
       for (const one of notices(instructions)) {
+        if (wants.get(one.key) !== one.want || one.type === "value") continue;
+        if (one.type === "status" && one.status === "pending") pending.add(one.key);
+        else pending.delete(one.key);
         if (one.type === "status" && (one.status === "cancelled" || one.status === "lost")) {
-          if (wants.get(one.key) === one.want) wants.delete(one.key);
+          wants.delete(one.key);
         }
+      }
+      for (const message of sent(instructions)) {
+        assert(!broken, "Nothing is sent without a connection");
+        if (message.op === "update-graph") {
+          for (const one of message.tasks) known.add(one.key);
+          for (const one of message.keys) told.add(one);
+        }
+        if (message.op === "client-desires-keys" && message.client === undefined) {
+          for (const one of message.keys) told.add(one);
+        }
+        if (message.op === "client-releases-keys") { for (const one of message.keys) told.delete(one); }
       }
     };
     for (let step = 0; step < 120; step++) {
@@ -565,7 +795,38 @@ function histories(seed: number): void {
       const key = keys[at]!;
       const want = wants.get(key) ?? -1;
       const events: ClientEvent[] = [];
-      switch (random(16)) {
+      switch (random(reconnect ? 20 : 16)) {
+        case 16:
+          if (want > 0) break;
+          wants.set(key, ++last);
+          pending.add(key);
+          events.push({ type: random(2) === 0 ? "desired" : "scattered", key, want: last });
+          break;
+        case 17:
+          if (want > 0) events.push({ type: "detached", key, want });
+          break;
+        case 18:
+        case 19: {
+          if (!broken) {
+            hear(machine.handle([{ type: "disconnected" }]));
+            broken = true;
+            break;
+          }
+          const gone = machine.unsure().filter(() => random(2) === 0);
+          broken = false;
+          known.clear();
+          told.clear();
+          for (const one of machine.unsure()) if (!gone.includes(one)) known.add(one);
+          const back = machine.handle([HERE, { type: "reconnected", clientId: `${ID}-${step}`, gone }]);
+          hear(back);
+          for (const one of pending) assert(told.has(one), `"${one}" is asked for again`);
+          for (const message of sent(back)) {
+            for (const { dependencies } of message.op === "update-graph" ? message.tasks : []) {
+              for (const one of dependencies) assert(known.has(one), `"${one}" is known or on its way`);
+            }
+          }
+          break;
+        }
         case 0:
         case 1:
         case 2:
@@ -574,6 +835,7 @@ function histories(seed: number): void {
           const needed = keys.slice(0, at).filter(() => random(2) === 0);
           const missing = needed.filter((dependency) => !wants.has(dependency));
           wants.set(key, ++last);
+          pending.add(key);
           events.push(
             submit([...missing.map((one) => task(one)), task(key, needed, random(3) === 0 ? "w" : "")], {
               [key]: last,
@@ -584,6 +846,7 @@ function histories(seed: number): void {
         case 4:
           if (want > 0) events.push({ type: "released", key, want });
           wants.delete(key);
+          pending.delete(key);
           break;
         case 5:
           if (want > 0) events.push({ type: "cancelled", key, want, reason: null });
@@ -621,7 +884,8 @@ function histories(seed: number): void {
           });
           break;
         case 14:
-          events.push(random(8) === 0 ? { type: "restart" } : { type: "connected" });
+          if (random(8) === 0) events.push({ type: "restart" });
+          else if (!broken) events.push({ type: "connected" });
           break;
         case 15:
           events.push(random(8) === 0 ? { type: "reset", reason: "reset" } : { type: "task-retried", key });
@@ -630,7 +894,8 @@ function histories(seed: number): void {
       hear(machine.handle(events));
     }
     // In the end everything is given up, and nothing is kept.
-    machine.handle([{ type: "connected" }, {
+    if (broken) machine.handle([{ type: "reconnected", clientId: ID, gone: [] }]);
+    machine.handle([{ type: "reset", reason: "the end" }, { type: "connected" }, {
       type: "workers-changed",
       typescript: ["tcp://a:1"],
       python: [],
