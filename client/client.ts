@@ -73,8 +73,8 @@ import {
   wait,
 } from "./future.ts";
 import { readSchedulerInfo, type SchedulerInfo } from "./identity.ts";
-import type { ClientEvent, Key, SubmittedTask, Want } from "./machine/events.ts";
-import type { Diagnosis, News, WorkerInfo } from "./messages.ts";
+import type { Address, ClientEvent, Key, SubmittedTask, Want } from "./machine/events.ts";
+import type { Diagnosis, ItemBatch, News, WorkerInfo } from "./messages.ts";
 import { checkOptions, NO_OPTIONS, tell } from "./options.ts";
 import { RetryPolicy } from "./retries.ts";
 import { stderrLogger } from "./stderr_logger.ts";
@@ -207,6 +207,7 @@ class Core implements KeyOwner {
   readonly actor: ClientActor;
   readonly scheduler: RpcPool;
   readonly #workers: RpcPool;
+  readonly #streams: RpcPool;
   readonly #transport: Transport;
   readonly #timeoutMs: number;
   readonly #signal: AbortSignal | undefined;
@@ -238,11 +239,13 @@ class Core implements KeyOwner {
     this.#transport = parts.transport ?? (options.tls === undefined ? tcp : tlsTransport(options.tls));
     this.scheduler = new RpcPool(this.#transport, { timeoutMs: timeout });
     this.#workers = new RpcPool(this.#transport, { timeoutMs: WORKER_CONNECT_MS });
+    this.#streams = new RpcPool(this.#transport, { timeoutMs: WORKER_CONNECT_MS });
     this.actor = startClientActor({
       clientId: this.id,
       schedulerAddress: this.address,
       scheduler: this.scheduler,
       workers: this.#workers,
+      streams: this.#streams,
       logger,
       clock: systemClock,
       validate: parts.validate ?? false,
@@ -372,6 +375,14 @@ class Core implements KeyOwner {
     await abortable(there, signal, () => this.actor.ref.tell("stop-waiting", { number }));
   }
 
+  async items(key: Key, from: number, worker: Address | null, signal: AbortSignal): Promise<ItemBatch> {
+    const number = ++this.#waits;
+    const batch = this.actor.ref.ask("items", { number, key, from, worker }).catch((error) => {
+      throw this.#ended ?? error;
+    });
+    return await abortable(batch, signal, () => this.actor.ref.tell("stop-items", { number }));
+  }
+
   async giveUp(reason: string): Promise<void> {
     this.open("reset");
     this.happened({ type: "reset", reason });
@@ -389,7 +400,7 @@ class Core implements KeyOwner {
     if (this.#ended === null) this.#finish(closed);
     this.#end.abort(closed);
     await leaving;
-    await Promise.all([this.scheduler.close(), this.#workers.close()]);
+    await Promise.all([this.scheduler.close(), this.#workers.close(), this.#streams.close()]);
   }
 
   #hear(news: readonly News[]): void {
@@ -405,6 +416,7 @@ class Core implements KeyOwner {
     this.#end.abort(error);
     this.scheduler.close();
     this.#workers.close();
+    this.#streams.close();
   }
 
   #finish(error: Error): void {

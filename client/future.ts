@@ -16,9 +16,10 @@ import { decodeValue } from "../protocol/value.ts";
 import { type Failed, nextMoment, type RetryPolicy } from "./retries.ts";
 import { showFuture } from "./display.ts";
 import { endedError, type Failure, failureError } from "./failures.ts";
-import type { ClientEvent, Key } from "./machine/events.ts";
+import type { Address, ClientEvent, Key } from "./machine/events.ts";
 import type { FutureStatus } from "./machine/instructions.ts";
-import type { Diagnosis, News } from "./messages.ts";
+import type { Diagnosis, ItemBatch, News } from "./messages.ts";
+import { streamOf } from "./stream.ts";
 
 export { describe };
 export type { FutureStatus };
@@ -35,6 +36,8 @@ export interface KeyOwner {
   /** Resolves when the actor has done all that was told. */
   settled(): Promise<void>;
   diagnose(key: Key, lost: boolean): Promise<Diagnosis>;
+  /** Items of a task that runs, from number `from` on; waits for them. `worker` is asked first. */
+  items(key: Key, from: number, worker: Address | null, signal: AbortSignal): Promise<ItemBatch>;
   /** The last future of a key is gone. */
   forget(state: KeyState): void;
 }
@@ -276,7 +279,8 @@ function originOf(error: TaskError): Key {
   return "origin" in error && typeof error.origin === "string" ? error.origin : error.key;
 }
 
-function inMemory(payload: Payload): { header: Uint8Array; frames: readonly Uint8Array[] } {
+/** The payload as it came here. */
+export function inMemory(payload: Payload): { header: Uint8Array; frames: readonly Uint8Array[] } {
   // The client's connections put all frames into memory.
   return payload as { header: Uint8Array; frames: readonly Uint8Array[] };
 }
@@ -367,6 +371,37 @@ export class Future<T> implements Disposable {
       }
       throw reason;
     }
+  }
+
+  /**
+   * The items of a list, one by one. Those of a generator task come while it runs, straight from the worker, in the order
+   * in which it yields them, from the first one on, however late the stream is asked for; nothing is sent before somebody
+   * reads, and nothing beyond what is read. What does not run, or not on a worker of ours, gives its list when it has
+   * ended. A result that is no list is one item.
+   *
+   * A task that is repeated goes on where the stream stands, so it should yield the same again. The stream keeps the key
+   * as a future does, until it ends; any number of streams can read one task.
+   *
+   * @param options `signal` ends the listening alone, as `cancel()` of the stream does; the task runs on.
+   * @returns A stream that errors with what {@linkcode Future.result} rejects with. Items that the task yielded just before
+   * it failed may be missing then.
+   * @throws {DaskError} when this future was released.
+   * @example
+   * ```ts ignore
+   * const lines = client.submit(async function* (url: string) {
+   *   for await (const chunk of (await fetch(url)).body!) yield chunk.length;
+   * }, ["https://example.com/"]);
+   * for await (const bytes of lines.stream()) console.log(bytes);
+   * ```
+   */
+  stream(options: Waiting = {}): ReadableStream<T extends readonly (infer U)[] ? U : T> {
+    const signal = signalOf(options);
+    const state = this.#state;
+    if (this.#released && !state.isDone) {
+      throw new DaskError(`Cannot stream "${keyText(this.key)}": this future was released`);
+    }
+    const future = newFuture<unknown>(state);
+    return streamOf({ future, state, live: true, signal }) as ReturnType<Future<T>["stream"]>;
   }
 
   /**

@@ -251,6 +251,7 @@ function listenerOf(calls: ReadonlyMap<number, Call>, logger: Logger): ExecutorL
     withdrawn: (_key, number) => calls.get(number)?.ended(null),
     seceded: (_key, number) => calls.get(number)?.seceded(),
     event: (key, _number, topic, message) => logger.log("debug", `"${key}" tells "${topic}"`, { message }),
+    items: () => {}, // nobody asks
     ended: (_key, number, outcome) => {
       const call = calls.get(number);
       if (call === undefined) dropOutcome(outcome);

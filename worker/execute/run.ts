@@ -21,6 +21,8 @@ import {
   type SpecFunction,
   type TaskSpec,
 } from "../../protocol/task_spec.ts";
+import { CURRENT, type Current, setCurrent } from "./current.ts";
+import type { Items } from "./items.ts";
 import type { Loader, UserFunction } from "./load.ts";
 
 /** A `run_spec` as it came. */
@@ -31,11 +33,18 @@ export interface SpecBytes {
 
 /**
  * The result of a task, or a promise of it. A result that is produced piece by piece (a generator, an async iterable)
- * is given as the list of its pieces.
+ * is given as the list of its pieces, which are noted in `items` as they come.
  */
-export function runTask(spec: SpecBytes, inputs: ReadonlyMap<string, unknown>, loader: Loader): unknown {
+export function runTask(
+  spec: SpecBytes,
+  inputs: ReadonlyMap<string, unknown>,
+  loader: Loader,
+  items: () => Items,
+): unknown {
   const result = evaluate(readTaskSpec(spec.pickle, spec.buffers), inputs, loader);
-  return result instanceof Promise ? result.then(drained) : drained(result);
+  return result instanceof Promise
+    ? result.then((value) => drained(value, items))
+    : drained(result, items);
 }
 
 /** What to do with Python's own functions. */
@@ -148,13 +157,54 @@ function describe(value: unknown): string {
   return `an object (${value.constructor?.name ?? "no class"})`;
 }
 
-function drained(value: unknown): unknown {
+/** A generator that never waits lets this thread hear what has come so often, ms. */
+const TURN_MS = 20;
+
+function drained(value: unknown, items: () => Items): unknown {
   if (typeof value !== "object" || value === null) return value;
-  if (Symbol.asyncIterator in value) return Array.fromAsync(value as AsyncIterable<unknown>);
+  if (Symbol.asyncIterator in value) return drainAsync(value as AsyncIterable<unknown>, items());
   if (Symbol.iterator in value && "next" in value && typeof value.next === "function") {
-    return Array.from(value as Iterable<unknown>);
+    return drainSync((value as Iterable<unknown>)[Symbol.iterator](), items());
   }
   return value;
+}
+
+async function drainAsync(iterable: AsyncIterable<unknown>, items: Items): Promise<unknown[]> {
+  for await (const item of iterable) items.push(item);
+  items.end();
+  return items.list;
+}
+
+/** The list at once when it takes less than a turn: short generators cost no more than other functions. */
+function drainSync(iterator: Iterator<unknown>, items: Items): unknown[] | Promise<unknown[]> {
+  return drainTurn(iterator, items) ? items.list : drainInTurns(iterator, items);
+}
+
+/** Whether the iterator came to its end. */
+function drainTurn(iterator: Iterator<unknown>, items: Items): boolean {
+  const until = performance.now() + TURN_MS;
+  for (let next = iterator.next(); next.done !== true; next = iterator.next()) {
+    items.push(next.value);
+    if (performance.now() >= until) return false;
+  }
+  items.end();
+  return true;
+}
+
+async function drainInTurns(iterator: Iterator<unknown>, items: Items): Promise<unknown[]> {
+  const place = globalThis as { readonly [CURRENT]?: Current | undefined };
+  const task = place[CURRENT];
+  for (;;) {
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    // Another task may have begun in this thread; the generator does not know that it was interrupted.
+    const other = place[CURRENT];
+    setCurrent(task);
+    try {
+      if (drainTurn(iterator, items)) return items.list;
+    } finally {
+      setCurrent(other);
+    }
+  }
 }
 
 /** Whether a value is to be awaited. */
