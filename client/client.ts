@@ -25,6 +25,7 @@ import {
   type LoweredTask,
   type Op,
   op,
+  PART,
   type Result,
   type RunOptions,
   type Settled,
@@ -32,6 +33,7 @@ import {
   type Values,
   type Waiting,
 } from "../dispatch/mod.ts";
+import { chunkOf } from "../dispatch/chunk.ts";
 import { normalizeAddress, parseAddress } from "../protocol/address.ts";
 import { NO_BYTES } from "../protocol/bytes.ts";
 import { CALL_PREFIX, encodeCall } from "../protocol/call.ts";
@@ -427,6 +429,12 @@ class Core implements KeyOwner {
   }
 }
 
+/** Options of {@linkcode Client.map}. */
+export interface MapOptions extends TaskOptions {
+  /** How many items become one task. Default 1. */
+  readonly chunkSize?: number;
+}
+
 /**
  * A connection with a dask scheduler, made by {@linkcode connect}. It is an executor, as `AsyncExecutor` is: the same
  * graphs give the same answers, here on a cluster.
@@ -536,38 +544,43 @@ export class Client implements Executor {
    *
    * @param items An iterable; or an async iterable, which is read as results come: at most `maxPending` (default 64)
    * tasks are under way or waiting to be taken.
+   * @param options `chunkSize`: so many items become one task, which calls their function for one after the other. It is
+   * for many tiny items: a scheduler takes some hundred microseconds for a task. All nodes must then be calls of one task
+   * in TypeScript, with the same options. Options bind the chunk, and it is a chunk that fails: with one item fail all of
+   * its chunk; a retry repeats them all, a cancel stops them all, and the results go when all futures of the chunk are
+   * released. Of an async iterable a chunk is sent when it is full, or the items are at their end. Default 1.
    * @returns The futures in the order of the items; of an async iterable an iterable of them, to be walked once.
    * @example
    * ```ts ignore
    * const futures = client.map((i: number) => t.add(i, 1), [1, 2, 3]);
    * console.log(await client.gather(futures)); // [2, 3, 4]
+   * const many = client.map((i: number) => t.add(i, 1), Array(10_000).keys(), { chunkSize: 500 }); // 20 tasks
    * ```
    */
-  map<X, R>(fn: (item: X) => Op<R>, items: Iterable<X>, options?: TaskOptions): Future<R>[];
+  map<X, R>(fn: (item: X) => Op<R>, items: Iterable<X>, options?: MapOptions): Future<R>[];
   /** Submits one node for each item as it comes. */
   map<X, R>(
     fn: (item: X) => Op<R>,
     items: AsyncIterable<X>,
-    options?: TaskOptions & { readonly maxPending?: number },
+    options?: MapOptions & { readonly maxPending?: number },
   ): AsyncIterableIterator<Future<R>>;
   map<X, R>(
     fn: (item: X) => Op<R>,
     items: Iterable<X> | AsyncIterable<X>,
-    options: TaskOptions & { readonly maxPending?: number } = NO_OPTIONS,
+    options: MapOptions & { readonly maxPending?: number } = NO_OPTIONS,
   ): Future<R>[] | AsyncIterableIterator<Future<R>> {
     this.#core.open("map");
     if (typeof fn !== "function") throw new TypeError(`Cannot map: expected a function, got ${describe(fn)}`);
     if (typeof items === "object" && items !== null && Symbol.asyncIterator in items) {
-      checkOptions(options, "map", ["maxPending"]);
-      const { maxPending = PENDING_MAX, ...rest } = options;
-      if (!Number.isSafeInteger(maxPending) || maxPending < 1) {
-        throw new TypeError(
-          `Cannot use the option "maxPending" of map: expected an integer from 1, got ${maxPending}`,
-        );
-      }
-      return this.#mapAsync(fn, items, rest, maxPending);
+      checkOptions(options, "map", ["maxPending", "chunkSize"]);
+      const { maxPending = PENDING_MAX, chunkSize = 1, ...rest } = options;
+      checkCount("maxPending", maxPending);
+      checkCount("chunkSize", chunkSize);
+      return this.#mapAsync(fn, items, rest, maxPending, chunkSize);
     }
-    checkOptions(options, "map");
+    checkOptions(options, "map", ["chunkSize"]);
+    const { chunkSize = 1, ...rest } = options;
+    checkCount("chunkSize", chunkSize);
     if (
       typeof items !== "string" &&
       (typeof items !== "object" || items === null || !(Symbol.iterator in items))
@@ -584,7 +597,10 @@ export class Client implements Executor {
       }
       nodes.push(node);
     }
-    return this.#submitAll(nodes, options) as Future<R>[];
+    if (chunkSize === 1) {
+      return this.#submitAll(nodes, options === NO_OPTIONS ? options : rest) as Future<R>[];
+    }
+    return this.#submitChunks(nodes, rest, chunkSize);
   }
 
   /**
@@ -606,7 +622,7 @@ export class Client implements Executor {
         if (stateOf(future, "gather").owner === this.#core) return await future.result(options);
         // The scheduler may hear of us before it hears of a task that another client has just submitted.
         await wait([future], options);
-        const own = this.future(future.key);
+        const own = newFuture(this.#core.states.get(future.key) ?? this.#desire(future.key), future[PART]);
         borrowed.push(own);
         return await own.result(options);
       });
@@ -1060,6 +1076,7 @@ export class Client implements Executor {
     const context: LowerContext = {
       held: (key) => core.states.has(key),
       python: true,
+      parts: true,
       ...(options === NO_OPTIONS ? {} : { options }),
       ...(this.#defaults === null ? {} : { defaults: this.#defaults }),
       ...(inputs === undefined ? {} : { inputs }),
@@ -1126,14 +1143,41 @@ export class Client implements Executor {
     return state;
   }
 
+  /** Futures of the items, each of its place in the list of its chunk. */
+  #submitChunks<R>(nodes: readonly Op<R>[], options: TaskOptions, chunkSize: number): Future<R>[] {
+    const sizes: number[] = [];
+    const chunks: Op<R[]>[] = [];
+    for (let at = 0; at < nodes.length; at += chunkSize) {
+      const chunk = nodes.slice(at, at + chunkSize);
+      sizes.push(chunk.length);
+      chunks.push(chunkOf(chunk));
+    }
+    let wholes: readonly Future<unknown>[];
+    try {
+      wholes = this.#submitAll(chunks, options);
+    } catch (error) {
+      // The item's own node names the argument that cannot travel by its place there.
+      if (error instanceof SerializationError) { for (const { key } of nodes) void key; }
+      throw error;
+    }
+    return wholes.flatMap((whole, i) => {
+      const state = stateOf(whole, "map's chunk");
+      const parts = Array.from({ length: sizes[i]! }, (_, part) => newFuture<R>(state, part));
+      whole.release();
+      return parts;
+    });
+  }
+
   async *#mapAsync<X, R>(
     fn: (item: X) => Op<R>,
     items: AsyncIterable<X>,
     options: TaskOptions,
     maxPending: number,
+    chunkSize: number,
   ): AsyncIterableIterator<Future<R>> {
     const source = items[Symbol.asyncIterator]();
-    const ready: Future<R>[] = [];
+    /** By chunk, none empty. */
+    const ready: Future<R>[][] = [];
     let changed = Promise.withResolvers<void>();
     const wake = (): void => {
       changed.resolve();
@@ -1143,30 +1187,42 @@ export class Client implements Executor {
     let stopped = false;
     let failure: { readonly error: unknown } | null = null;
     let ended = false;
+    const submit = (chunk: readonly X[]): void => {
+      const futures = this.map(fn, chunk, { ...options, chunkSize });
+      const state = stateOf(futures[0], "map's future");
+      pending++;
+      const look = (): void => {
+        if (!state.isDone && state.owner.ended === null) return;
+        unlisten();
+        pending--;
+        wake();
+      };
+      const unlisten = state.listen(look);
+      look();
+      ready.push(futures);
+      wake();
+    };
     const pump = async (): Promise<void> => {
+      let chunk: X[] = [];
       try {
         while (!stopped) {
-          if (pending + ready.filter((future) => future.status !== "pending").length >= maxPending) {
+          if (pending + ready.filter(([future]) => future!.status !== "pending").length >= maxPending) {
             this.#core.waits();
             await changed.promise;
             continue;
           }
-          const next = await source.next();
-          if (stopped) break;
+          let next: IteratorResult<X> | null = null;
+          try {
+            next = await source.next();
+          } finally {
+            // What came before the end of the items, or their failure, is mapped all the same.
+            if (next?.done === false) chunk.push(next.value);
+            if (!stopped && (next?.done === false ? chunk.length === chunkSize : chunk.length > 0)) {
+              submit(chunk);
+              chunk = [];
+            }
+          }
           if (next.done === true) break;
-          const [future] = this.map(fn, [next.value], options) as [Future<R>];
-          const state = stateOf(future, "map's future");
-          pending++;
-          const look = (): void => {
-            if (!state.isDone && state.owner.ended === null) return;
-            unlisten();
-            pending--;
-            wake();
-          };
-          const unlisten = state.listen(look);
-          look();
-          ready.push(future);
-          wake();
         }
       } catch (error) {
         failure = { error };
@@ -1178,8 +1234,9 @@ export class Client implements Executor {
     const pumping = pump();
     try {
       for (;;) {
-        const future = ready.shift();
+        const future = ready[0]?.shift();
         if (future !== undefined) {
+          if (ready[0]!.length === 0) ready.shift();
           wake();
           yield future;
         } else if (failure !== null) {
@@ -1190,7 +1247,7 @@ export class Client implements Executor {
     } finally {
       stopped = true;
       wake();
-      for (const future of ready) future.release();
+      for (const future of ready.flat()) future.release();
       if (!ended) await source.return?.();
       await pumping;
     }
@@ -1230,6 +1287,13 @@ export class Client implements Executor {
   #stimulus(name: string): string {
     return `${name}-${crypto.randomUUID()}`;
   }
+}
+
+function checkCount(name: string, value: unknown): void {
+  if (Number.isSafeInteger(value) && Number(value) >= 1) return;
+  throw new TypeError(
+    `Cannot use the option "${name}" of map: expected an integer from 1, got ${describe(value)}`,
+  );
 }
 
 function isCode({ call }: LoweredTask): boolean {

@@ -7,7 +7,7 @@
  *
  * @module
  */
-import { FUTURE, type Waiting } from "../dispatch/node.ts";
+import { FUTURE, futureName, PART, type Waiting } from "../dispatch/node.ts";
 import { describe } from "../dispatch/options.ts";
 import { CancelledError, DaskError, TaskError } from "../protocol/errors.ts";
 import { keyText } from "../protocol/key.ts";
@@ -303,12 +303,14 @@ const NEW = Symbol("new");
  */
 export class Future<T> implements Disposable {
   readonly #state: KeyState;
+  readonly #part: number | undefined;
   #released = false;
 
-  /** Made by clients alone. */
-  constructor(state: KeyState, mark: typeof NEW) {
+  /** Made by clients alone. `part`: of the list that is the key's value it stands for this item. */
+  constructor(state: KeyState, mark: typeof NEW, part?: number) {
     if (mark !== NEW) throw new TypeError("Cannot make a Future: submit a node instead");
     this.#state = state;
+    this.#part = part;
     state.hold();
     collected.register(this, state, this);
   }
@@ -318,7 +320,15 @@ export class Future<T> implements Disposable {
     return this.#state;
   }
 
-  /** The key under which scheduler, workers and dashboards know the task. */
+  /** Marks futures of single items of a chunk, for the graph. */
+  get [PART](): number | undefined {
+    return this.#part;
+  }
+
+  /**
+   * The key under which scheduler, workers and dashboards know the task. Futures of items that were mapped with a
+   * `chunkSize` have the key of their chunk.
+   */
   get key(): string {
     return this.#state.key;
   }
@@ -344,7 +354,9 @@ export class Future<T> implements Disposable {
       throw new DaskError(`Cannot wait for "${keyText(this.key)}": this future was released`);
     }
     try {
-      return await this.#state.value(signal) as T;
+      const value = await this.#state.value(signal);
+      // Whoever made a future of a part knows that the value is a list.
+      return (this.#part === undefined ? value : (value as readonly unknown[])[this.#part]) as T;
     } finally {
       // A use after the waiting: whoever waits keeps the future, and so the key.
       void this.#released;
@@ -400,8 +412,10 @@ export class Future<T> implements Disposable {
     if (this.#released && !state.isDone) {
       throw new DaskError(`Cannot stream "${keyText(this.key)}": this future was released`);
     }
-    const future = newFuture<unknown>(state);
-    return streamOf({ future, state, live: true, signal }) as ReturnType<Future<T>["stream"]>;
+    const future = newFuture<unknown>(state, this.#part);
+    return streamOf({ future, state, live: this.#part === undefined, signal }) as ReturnType<
+      Future<T>["stream"]
+    >;
   }
 
   /**
@@ -462,7 +476,7 @@ export class Future<T> implements Disposable {
 
   /** `Future(finished, "add-…")`. */
   toString(): string {
-    return `Future(${this.status}, ${JSON.stringify(keyText(this.key))})`;
+    return `Future(${this.status}, ${JSON.stringify(keyText(futureName(this)))})`;
   }
 
   /** What `console.log` shows. */
@@ -477,8 +491,8 @@ export class Future<T> implements Disposable {
 }
 
 /** A future of a state. For clients. */
-export function newFuture<T>(state: KeyState): Future<T> {
-  return new Future<T>(state, NEW);
+export function newFuture<T>(state: KeyState, part?: number): Future<T> {
+  return new Future<T>(state, NEW, part);
 }
 
 /** The state behind a future. Throws a `TypeError` that names `place`. */

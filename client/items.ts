@@ -142,7 +142,9 @@ export class ItemReader {
   async #look(): Promise<void> {
     this.#looking = true;
     try {
-      for (const [key, worker] of await this.#running([...new Set(Array.from(this.#seekers, ({ key }) => key))])) {
+      for (
+        const [key, worker] of await this.#running([...new Set(Array.from(this.#seekers, ({ key }) => key))])
+      ) {
         for (const seeker of [...this.#seekers]) if (seeker.key === key) seeker.found(worker);
       }
     } catch { /* a task that was forgotten meanwhile, or a worker that left; the next look will do */ }

@@ -3,6 +3,13 @@
  *
  * @module
  */
-export { Client, connect, type ConnectOptions, type SchedulerInfo, type WorkerInfo } from "./client.ts";
+export {
+  Client,
+  connect,
+  type ConnectOptions,
+  type MapOptions,
+  type SchedulerInfo,
+  type WorkerInfo,
+} from "./client.ts";
 export { type Lease, Queue, SharedEvent, type Sharing, Variable } from "./coordination.ts";
 export { asCompleted, Future, type FutureStatus, wait, type WaitOptions } from "./future.ts";

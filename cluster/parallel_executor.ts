@@ -22,6 +22,7 @@ import {
   type TaskOptions,
   type Values,
 } from "../dispatch/mod.ts";
+import { futureName } from "../dispatch/node.ts";
 import { checkOptions } from "../dispatch/options.ts";
 import { CALL_PREFIX, encodeCall, isDependencyRef } from "../protocol/call.ts";
 import { serialized } from "../protocol/envelope.ts";
@@ -281,7 +282,8 @@ class ProcessWork implements Work<Held> {
     processes: Processes,
   ) {
     const numbers = new Map(tasks.map(({ key }, i) => [key, i]));
-    const outside = futures.filter(({ key }) => {
+    const outside = futures.filter((future) => {
+      const key = futureName(future);
       if (numbers.has(key)) return false;
       numbers.set(key, numbers.size);
       return true;

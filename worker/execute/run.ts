@@ -22,7 +22,7 @@ import {
   type TaskSpec,
 } from "../../protocol/task_spec.ts";
 import { CURRENT, type Current, setCurrent } from "./current.ts";
-import type { Items } from "./items.ts";
+import { Items } from "./items.ts";
 import type { Loader, UserFunction } from "./load.ts";
 
 /** A `run_spec` as it came. */
@@ -42,9 +42,7 @@ export function runTask(
   items: () => Items,
 ): unknown {
   const result = evaluate(readTaskSpec(spec.pickle, spec.buffers), inputs, loader);
-  return result instanceof Promise
-    ? result.then((value) => drained(value, items))
-    : drained(result, items);
+  return result instanceof Promise ? result.then((value) => drained(value, items)) : drained(result, items);
 }
 
 /** What to do with Python's own functions. */
@@ -83,9 +81,58 @@ function callFunction(
 function callPayload(call: FunctionCall, dependencies: readonly unknown[], loader: Loader): unknown {
   const { function: ref } = call;
   const args = fillIn(call.args, dependencies);
-  if (ref.kind === "builtin") return callBuiltin(ref.name, args, loader);
-  const fn = loader.load(ref, (dependency) => dependencies[dependency]);
-  return typeof fn === "function" ? fn(...args) : fn.then((load: UserFunction) => load(...args));
+  const one = ref.kind === "each" ? ref.function : ref;
+  if (one.kind === "builtin") return callBuiltin(one.name, args, loader);
+  const run = (fn: UserFunction): unknown => ref.kind === "each" ? callEach(fn, args) : fn(...args);
+  const fn = loader.load(one, (dependency) => dependencies[dependency]);
+  return typeof fn === "function" ? run(fn) : fn.then(run);
+}
+
+/** Makes the calls of a chunk one after the other, as tasks of their own would be made. The first that fails ends it. */
+function callEach(fn: UserFunction, args: readonly unknown[]): unknown[] | Promise<unknown[]> {
+  const calls = splitCalls(args);
+  const results: unknown[] = [];
+  for (const call of calls) {
+    const result = resultOf(fn(...call));
+    if (result instanceof Promise) return callRest(fn, calls, results, result);
+    results.push(result);
+  }
+  return results;
+}
+
+async function callRest(
+  fn: UserFunction,
+  calls: readonly (readonly unknown[])[],
+  results: unknown[],
+  pending: Promise<unknown>,
+): Promise<unknown[]> {
+  results.push(await pending);
+  while (results.length < calls.length) results.push(await resultOf(fn(...calls[results.length]!)));
+  return results;
+}
+
+function splitCalls(args: readonly unknown[]): readonly (readonly unknown[])[] {
+  const calls: unknown[][] = [];
+  for (let at = 0; at < args.length;) {
+    const count = args[at];
+    if (!Number.isSafeInteger(count) || Number(count) < 0 || at + Number(count) >= args.length) {
+      throw new DaskError(
+        `Cannot read the calls of a chunk: expected how many arguments follow, got ${describe(count)}`,
+      );
+    }
+    calls.push(args.slice(at + 1, at += 1 + Number(count)));
+  }
+  return calls;
+}
+
+/** What a call comes to, as the result of a task. A promise when it is to be awaited. */
+function resultOf(value: unknown): unknown {
+  return isThenable(value) ? Promise.resolve(value).then(list) : list(value);
+}
+
+/** Nobody sees the items of a part of a task before it ends. */
+function list(value: unknown): unknown {
+  return drained(value, () => new Items(() => {}));
 }
 
 /** Puts values where {@linkcode DependencyRef}s stand, also one level into arrays. */
@@ -96,7 +143,8 @@ function fillIn(args: readonly unknown[], dependencies: readonly unknown[]): unk
         `Cannot find dependency ${ref.$dependency} of the call: it has ${dependencies.length}`,
       );
     }
-    return dependencies[ref.$dependency];
+    const value = dependencies[ref.$dependency];
+    return ref.part === undefined ? value : elementAt(value, ref.part);
   };
   return args.map((arg) => {
     if (isDependencyRef(arg)) return valueOf(arg);
