@@ -28,6 +28,13 @@ export interface ItemReaderOptions {
   readonly signal: AbortSignal;
 }
 
+/** Somebody who waits for items. */
+interface Reader {
+  readonly stop: AbortController;
+  /** The worker that is asked now, with what gives that up. */
+  asked: { readonly worker: Address; readonly end: AbortController } | null;
+}
+
 /** Somebody who waits for a task to run. */
 interface Seeker {
   readonly key: Key;
@@ -38,9 +45,7 @@ interface Seeker {
 export class ItemReader {
   readonly #options: ItemReaderOptions;
   /** All and only readers that wait, by number. */
-  readonly #readers = new Map<number, AbortController>();
-  /** All and only workers that have been asked and have not answered, with what gives them up. */
-  readonly #asked = new Map<AbortController, Address>();
+  readonly #readers = new Map<number, Reader>();
   readonly #seekers = new Set<Seeker>();
   /** The workers that can be asked. */
   #workers: ReadonlySet<Address> = new Set();
@@ -50,67 +55,77 @@ export class ItemReader {
 
   constructor(options: ItemReaderOptions) {
     this.#options = options;
+    const { signal } = options;
+    signal.addEventListener("abort", () => {
+      for (const reader of this.#readers.values()) end(reader, signal.reason);
+    });
   }
 
   /**
    * The items of a task from number `from` on, as soon as there are some; asks `holder` first. Rejects when the reader is
    * stopped, and when the client ends.
    */
-  async read(reader: number, key: Key, from: number, holder: Address | null): Promise<ItemBatch> {
-    const stop = new AbortController();
-    const signal = AbortSignal.any([stop.signal, this.#options.signal]);
-    this.#readers.set(reader, stop);
+  async read(number: number, key: Key, from: number, holder: Address | null): Promise<ItemBatch> {
+    this.#options.signal.throwIfAborted();
+    const reader: Reader = { stop: new AbortController(), asked: null };
+    this.#readers.set(number, reader);
     try {
+      let pauseMs = LOOK_MS_MIN;
       for (let worker = holder;; worker = null) {
-        worker ??= await this.#find(key, signal);
-        const batch = await this.#ask(worker, key, from, signal);
-        if (batch !== null) return batch;
+        worker ??= await this.#find(key, reader.stop.signal, pauseMs);
+        const answer = await this.#ask(reader, worker, key, from);
+        if (typeof answer !== "string") return answer;
+        pauseMs = answer === "unreachable" ? LOOK_MS_MAX : LOOK_MS_MIN;
       }
     } finally {
-      this.#readers.delete(reader);
+      this.#readers.delete(number);
     }
   }
 
   /** That one does not wait any more. */
-  stop(reader: number): void {
-    this.#readers.get(reader)?.abort();
+  stop(number: number): void {
+    const reader = this.#readers.get(number);
+    if (reader !== undefined) end(reader, new DOMException("Nobody reads any more", "AbortError"));
   }
 
   /** Only these workers of ours are there: from others nothing will come. */
   workersAre(workers: readonly Address[]): void {
     this.#workers = new Set(workers);
-    for (const [asked, worker] of this.#asked) if (!this.#workers.has(worker)) asked.abort();
+    for (const { asked } of this.#readers.values()) {
+      if (asked !== null && !this.#workers.has(asked.worker)) asked.end.abort();
+    }
   }
 
-  /** Null: it does not run there, or cannot be asked. */
-  async #ask(worker: Address, key: Key, from: number, signal: AbortSignal): Promise<ItemBatch | null> {
-    const asked = new AbortController();
-    this.#asked.set(asked, worker);
+  async #ask(
+    reader: Reader,
+    worker: Address,
+    key: Key,
+    from: number,
+  ): Promise<ItemBatch | "not there" | "unreachable"> {
+    const asked = reader.asked = { worker, end: new AbortController() };
     try {
       const request = { op: "stream_items", key: keyToWire(key), from };
-      const reply = await this.#options.workers.call(worker, request, {
-        signal: AbortSignal.any([signal, asked.signal]),
-      });
-      if (reply === null) return null;
+      const reply = await this.#options.workers.call(worker, request, { signal: asked.end.signal });
+      if (reply === null) return "not there";
       const { items, last } = readRecord(reply, "stream_items");
       const { payload } = readSerialized(items, "stream_items.items");
       return { worker, payload, last: readBoolean(last, "stream_items.last") };
     } catch {
-      signal.throwIfAborted();
-      return null; // whoever runs it, the result comes in the end
+      reader.stop.signal.throwIfAborted();
+      return "unreachable"; // the result will come in the end
     } finally {
-      this.#asked.delete(asked);
+      reader.asked = null;
     }
   }
 
-  /** Waits until a worker of ours runs the task. */
-  #find(key: Key, signal: AbortSignal): Promise<Address> {
+  /** Waits until a worker of ours runs the task; looks first in `pauseMs`. */
+  #find(key: Key, signal: AbortSignal, pauseMs: number): Promise<Address> {
     signal.throwIfAborted();
     return new Promise((resolve, reject) => {
       const leave = (): void => {
         this.#seekers.delete(seeker);
         signal.removeEventListener("abort", onAbort);
-        if (this.#seekers.size === 0) this.#rest();
+        if (this.#seekers.size === 0) clearTimeout(this.#timer);
       };
       const onAbort = (): void => {
         leave();
@@ -125,18 +140,14 @@ export class ItemReader {
       };
       signal.addEventListener("abort", onAbort);
       this.#seekers.add(seeker);
-      this.#pauseMs = LOOK_MS_MIN;
-      if (!this.#looking) this.#lookIn(LOOK_MS_MIN);
+      this.#pauseMs = pauseMs;
+      if (!this.#looking) this.#lookIn(pauseMs);
     });
   }
 
   #lookIn(ms: number): void {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#look(), ms);
-  }
-
-  #rest(): void {
-    clearTimeout(this.#timer);
   }
 
   async #look(): Promise<void> {
@@ -177,4 +188,9 @@ export class ItemReader {
     const { scheduler, schedulerAddress, signal } = this.#options;
     return scheduler.call(schedulerAddress, { op, keys: keys.map(keyToWire) }, { signal });
   }
+}
+
+function end({ stop, asked }: Reader, reason: unknown): void {
+  stop.abort(reason);
+  asked?.end.abort(reason);
 }
