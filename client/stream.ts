@@ -77,7 +77,7 @@ export function streamOf({ future, state, live, signal }: Source): ReadableStrea
     },
     async pull(controller) {
       try {
-        while (at >= items.length && !isRest) await more();
+        while (at >= items.length && !isRest && !end.signal.aborted) await more();
         if (end.signal.aborted) return;
         if (at < items.length) return controller.enqueue(items[at++]);
         finish();
