@@ -547,8 +547,9 @@ export class Client implements Executor {
    * @param options `chunkSize`: so many items become one task, which calls their function for one after the other. It is
    * for many tiny items: a scheduler takes some hundred microseconds for a task. All nodes must then be calls of one task
    * in TypeScript, with the same options. Options bind the chunk, and it is a chunk that fails: with one item fail all of
-   * its chunk; a retry repeats them all, a cancel stops them all, and the results go when all futures of the chunk are
-   * released. Of an async iterable a chunk is sent when it is full, or the items are at their end. Default 1.
+   * its chunk (`remoteStack` of the error names the one); a retry repeats them all, a cancel stops them all, and the
+   * results go when all futures of the chunk are released. Of an async iterable a chunk is sent when it is full, or the
+   * items are at their end. Default 1.
    * @returns The futures in the order of the items; of an async iterable an iterable of them, to be walked once.
    * @example
    * ```ts ignore

@@ -130,6 +130,7 @@ Deno.test("with one item its chunk fails, and no other", async () => {
   ]);
   const error = await assertRejects(() => futures[3]!.result(), TaskError, "not five");
   assertEquals(error.key, futures[5]!.key);
+  assert(error.remoteStack.includes("in item 2 of its chunk"), error.remoteStack);
   using after = client.submit(add(futures[4]!, 1));
   assertInstanceOf((await after.settled() as PromiseRejectedResult).reason, DependencyError);
   const seen: Future<number>[] = [];

@@ -92,8 +92,8 @@ function callPayload(call: FunctionCall, dependencies: readonly unknown[], loade
 function callEach(fn: UserFunction, args: readonly unknown[]): unknown[] | Promise<unknown[]> {
   const calls = splitCalls(args);
   const results: unknown[] = [];
-  for (const call of calls) {
-    const result = resultOf(fn(...call));
+  for (let i = 0; i < calls.length; i++) {
+    const result = callOne(fn, calls, i);
     if (result instanceof Promise) return callRest(fn, calls, results, result);
     results.push(result);
   }
@@ -107,8 +107,32 @@ async function callRest(
   pending: Promise<unknown>,
 ): Promise<unknown[]> {
   results.push(await pending);
-  while (results.length < calls.length) results.push(await resultOf(fn(...calls[results.length]!)));
+  while (results.length < calls.length) results.push(await callOne(fn, calls, results.length));
   return results;
+}
+
+/** What one call of a chunk comes to, as the result of a task; a promise when it is to be awaited. */
+function callOne(fn: UserFunction, calls: readonly (readonly unknown[])[], i: number): unknown {
+  try {
+    const value = fn(...calls[i]!);
+    const result = isThenable(value) ? Promise.resolve(value).then(asList) : asList(value);
+    return result instanceof Promise ? result.catch((thrown) => Promise.reject(withItem(thrown, i))) : result;
+  } catch (thrown) {
+    throw withItem(thrown, i);
+  }
+}
+
+/** Nobody sees the items of a part of a task before it ends. */
+function asList(value: unknown): unknown {
+  return drained(value, () => new Items(() => {}));
+}
+
+/** What was thrown; its stack tells which item of the chunk it was. */
+function withItem(thrown: unknown, i: number): unknown {
+  try {
+    if (thrown instanceof Error) thrown.stack += `\n    in item ${i} of its chunk`;
+  } catch { /* it does not want to be changed */ }
+  return thrown;
 }
 
 function splitCalls(args: readonly unknown[]): readonly (readonly unknown[])[] {
@@ -123,16 +147,6 @@ function splitCalls(args: readonly unknown[]): readonly (readonly unknown[])[] {
     calls.push(args.slice(at + 1, at += 1 + Number(count)));
   }
   return calls;
-}
-
-/** What a call comes to, as the result of a task. A promise when it is to be awaited. */
-function resultOf(value: unknown): unknown {
-  return isThenable(value) ? Promise.resolve(value).then(list) : list(value);
-}
-
-/** Nobody sees the items of a part of a task before it ends. */
-function list(value: unknown): unknown {
-  return drained(value, () => new Items(() => {}));
 }
 
 /** Puts values where {@linkcode DependencyRef}s stand, also one level into arrays. */
