@@ -313,7 +313,7 @@ class ProcessWork implements Work<Held> {
   }
 
   keyOf(i: number): string {
-    return (this.#tasks[i] ?? this.#futures[i - this.#tasks.length]!).key;
+    return this.#tasks[i]?.key ?? futureName(this.#futures[i - this.#tasks.length]!);
   }
 
   errorOf(i: number, thrown: unknown): TaskError {

@@ -63,10 +63,12 @@ export function chunkOf<R>(nodes: readonly Op<R>[]): Op<R[]> {
   const args: unknown[] = [];
   for (const op of nodes) {
     const { code, options, args: own } = callOf(op);
-    if (code !== first.code || !areEqual(options, first.options)) {
+    // A function that is written where it is mapped is another object for each item, and the same code.
+    const same = code === first.code || code.token === first.code.token;
+    if (!same || !areEqual(options, first.options)) {
       throw new TypeError(
         `Cannot put "${first.code.label}" and "${code.label}" into one chunk: expected calls of one task with the same ` +
-          `options; make the task once, outside of the function that map calls, or leave out chunkSize`,
+          `options; leave out chunkSize`,
       );
     }
     args.push(own.length, ...own);
