@@ -6,7 +6,10 @@
  */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { connect } from "../../client/mod.ts";
+import { RpcPool } from "../../comm/pool.ts";
+import { tcp } from "../../comm/tcp.ts";
 import { current, Reschedule } from "../../worker/execute/current.ts";
+import { startWorker } from "../../worker/mod.ts";
 import { op, python, task } from "../../dispatch/mod.ts";
 import { CancelledError, DaskError, TaskError } from "../../protocol/errors.ts";
 import { type Arrival, openGate } from "../support/gate.ts";
@@ -321,6 +324,39 @@ Deno.test("a stream waits for a task that asked for another place", async () => 
     yield 2;
   });
   assertEquals(await Array.fromAsync(c.client.submit(moving).stream()), [1, 2]);
+});
+
+Deno.test("a task reads what another one yields, on one slot", async () => {
+  await using c = await cluster(here, 1);
+  const sum = op(async (to: number): Promise<number> => {
+    const client = await current().client();
+    const child = client.submit(async function* (end: number): AsyncGenerator<number> {
+      for (let i = 0; i < end; i++) yield await Promise.resolve(i);
+    }, [to]);
+    let total = 0;
+    for await (const item of child.stream()) total += item;
+    return total;
+  }, 100);
+  assertEquals(await c.client.submit(sum).result(), 4950);
+});
+
+Deno.test("a worker that ends answers those who wait for items; others learn that a task does not run there", async () => {
+  await using gate = turnstile();
+  await using worker = await startWorker({ address: here, slots: 1, validate: true });
+  await using client = await connect(here);
+  const future = client.submit(count(gate.port, 2), { workers: [worker.address] });
+  const { key } = future;
+  await gate.next();
+  await using pool = new RpcPool(tcp);
+  const ask = (fields: Readonly<Record<string, unknown>>) =>
+    pool.call(worker.address, { op: "stream_items", ...fields });
+  assertEquals(await ask({ key: "unknown", from: 0 }), null);
+  await assertRejects(() => ask({ key, from: -1 }), DaskError, "stream_items.from");
+  assertEquals((await ask({ key, from: 0 }) as { readonly last: boolean }).last, false);
+  const parked = ask({ key, from: 1 });
+  future.release();
+  await worker.close();
+  assertEquals(await parked, null);
 });
 
 Deno.test("the scheduler found nothing wrong", async () => {
