@@ -57,7 +57,6 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
   const attempts = new Attempts();
   /** Number of the last one who asked for items. */
   let asks = 0;
-  let leaving = false;
   /** Seconds that tasks ran since they were last asked for, by prefix of key. */
   let ranSeconds: Record<string, number> = Object.create(null);
   const timers = new Timers<TimerName>(clock, (name, at) => tell({ type: "timer", name, at }));
@@ -127,7 +126,7 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
     event: ({ topic, message }) => parts.sendEvent(topic, message),
     items: ({ key, from }, asker) => {
       const call = [...calls.values()].findLast(({ execute }) => execute.key === key);
-      if (call === undefined || leaving || !machine.executing().has(key)) return asker.answer(null);
+      if (call === undefined || !machine.executing().has(key)) return asker.answer(null);
       (call.asked ??= new Map()).set(++asks, asker);
       pool.items(key, call.execute.runId, asks, from);
     },
@@ -135,10 +134,6 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
       const asked = calls.get(callId(key, runId))?.asked;
       asked?.get(ask)?.answer(batch);
       asked?.delete(ask);
-    },
-    "no-more-items": () => {
-      leaving = true;
-      for (const call of calls.values()) refuseItems(call);
     },
     withdrawn: ({ key, runId }) => {
       endCall(key, runId);
@@ -252,13 +247,8 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
     if (call === undefined) return undefined;
     calls.delete(callId(key, runId));
     if (call.lease !== null) store.tell("release", { lease: call.lease });
-    refuseItems(call);
-    return call;
-  }
-
-  function refuseItems(call: Call): void {
     for (const asker of call.asked?.values() ?? []) asker.answer(null);
-    call.asked = null;
+    return call;
   }
 
   function fetch(from: string, keys: readonly Key[]): void {

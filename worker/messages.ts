@@ -70,8 +70,6 @@ export type WorkerCalls = {
     };
     readonly answer: void;
   };
-  /** Who asked for items is answered now: the worker ends. */
-  readonly "no-more-items": { readonly ask: Record<never, never>; readonly answer: void };
   /** A call came back from the pool without having run. */
   readonly withdrawn: { readonly ask: { readonly key: Key; readonly runId: number }; readonly answer: void };
   /** `anew`: `ranSeconds` begins at nothing again. */

@@ -721,7 +721,6 @@ class Worker implements WorkerHandle {
       await new Promise((resolve) => setTimeout(resolve, SCHEDULER_BATCH_MS * 3));
     }
     this.#left.resolve();
-    this.#actor?.tell("no-more-items", {});
     this.#send({ op: "close-stream" });
     await within(channel.flush());
     await within(channel.close());
