@@ -388,8 +388,8 @@ export class Future<T> implements Disposable {
   /**
    * The items of a list, one by one. Those of a generator task come while it runs, straight from the worker, in the order
    * in which it yields them, from the first one on, however late the stream is asked for; nothing is sent before somebody
-   * reads, and nothing beyond what is read. What does not run, or not on a worker of ours, gives its list when it has
-   * ended. A result that is no list is one item.
+   * reads. Any other task, and one that runs in Python or where this process cannot reach it, gives the items of its list
+   * when it has ended. A result that is no list is one item.
    *
    * A task that is repeated goes on where the stream stands, so it should yield the same again. The stream keeps the key
    * as a future does, until it ends; any number of streams can read one task.

@@ -4,7 +4,6 @@
  *
  * @module
  */
-import { SerializationError } from "../../protocol/errors.ts";
 import { payloadBytes } from "../../protocol/payload.ts";
 import { encodeValue } from "../../protocol/value.ts";
 
@@ -77,9 +76,8 @@ export class Items {
         frames: payload.frames.map((frame) => (frame as Uint8Array).slice()),
         last: this.#complete && from + items.length >= this.list.length,
       });
-    } catch (error) {
-      // The result cannot be encoded either: the end of the task will say so.
-      if (!(error instanceof SerializationError)) throw error;
+    } catch {
+      // Whoever listens must not harm the task. What cannot be encoded cannot be stored either: its end will say so.
     }
   }
 }
