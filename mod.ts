@@ -29,7 +29,7 @@ export type { TaskPermissionKind, TaskPermissions } from "./worker/execute/permi
 export type { Logger, LogLevel } from "./base/log.ts";
 export { NDArray, type TypedArray } from "./protocol/nd_array.ts";
 export { PythonObject } from "./protocol/pickle/globals.ts";
-export type { DependencyRef, FunctionCall, FunctionRef } from "./protocol/call.ts";
+export type { DependencyRef, FunctionCall, FunctionRef, OneFunctionRef } from "./protocol/call.ts";
 export type { Comm, CommOptions, FrameAllocator, FrameSink, Listener, Transport } from "./comm/comm.ts";
 export type { TlsOptions } from "./comm/tls.ts";
 export type { FileFrame, Frame } from "./protocol/payload.ts";

@@ -15,6 +15,7 @@ import { readKeyMap, readNumber } from "../protocol/read.ts";
 import { readException } from "../protocol/remote_error.ts";
 import { Fetcher } from "./fetch.ts";
 import { readWorkers } from "./identity.ts";
+import { ItemReader } from "./items.ts";
 import type { Key, TimerName } from "./machine/events.ts";
 import type { ClientEvent } from "./machine/events.ts";
 import type { Instruction, Notice } from "./machine/instructions.ts";
@@ -40,6 +41,8 @@ export interface ClientActorOptions {
   readonly scheduler: RpcPool;
   /** Connections with workers. */
   readonly workers: RpcPool;
+  /** Further connections with workers, for those who wait for items of tasks that run. */
+  readonly streams: RpcPool;
   readonly logger: Logger;
   readonly clock: Clock;
   /** Somebody told a topic something that this client listens to. Called inside the actor's turns. */
@@ -90,6 +93,7 @@ class Shell {
   readonly #options: ClientActorOptions;
   readonly #machine: ClientMachine;
   readonly #fetcher: Fetcher;
+  readonly #items: ItemReader;
   readonly #timers: Timers<TimerName | "heartbeat" | "workers">;
   readonly #end = new AbortController();
   #memory: StreamMemory;
@@ -110,7 +114,8 @@ class Shell {
 
   constructor(options: ClientActorOptions) {
     this.#options = options;
-    const { clientId, scheduler, schedulerAddress, workers, clock, connection, validate = false } = options;
+    const { clientId, scheduler, schedulerAddress, workers, streams, clock, connection } = options;
+    const { validate = false } = options;
     this.#machine = new ClientMachine({ clientId, validate, reconnect: options.broken !== undefined });
     this.#memory = { clientId };
     this.#timers = new Timers(clock, (name) => this.actor.ref.tell("timer", { name }));
@@ -122,6 +127,8 @@ class Shell {
       connection,
       done: (arrived, missing) => this.actor.ref.tell("fetched", { arrived, missing }),
     });
+    const { signal } = this.#end;
+    this.#items = new ItemReader({ scheduler, schedulerAddress, workers: streams, signal });
     this.actor = spawn<ClientCalls>("client", {
       events: (events) => this.#handle(events),
       received: (messages) => this.#stream === null ? undefined : this.#received(messages),
@@ -138,6 +145,13 @@ class Shell {
         this.#awaited.get(number)?.asker.answer();
         this.#awaited.delete(number);
       },
+      items: ({ number, key, from, worker }, asker) =>
+        pipe(
+          this.#items.read(number, key, from, worker),
+          (batch) => asker.answer(batch),
+          (error) => asker.refuse(error),
+        ),
+      "stop-items": ({ number }) => this.#items.stop(number),
       say: (message) => this.#say(message),
       reattached: ({ clientId, gone, stream }) => {
         if (stream === this.#streams) this.#handle([{ type: "reconnected", clientId, gone }]);
@@ -439,7 +453,9 @@ class Shell {
       this.#awaited.delete(number);
       asker.answer();
     }
-    this.#handle([{ type: "workers-changed", typescript: of("typescript"), python: of("python") }]);
+    const typescript = of("typescript");
+    this.#items.workersAre(typescript);
+    this.#handle([{ type: "workers-changed", typescript, python: of("python") }]);
   }
 
   /** The scheduler says of each failed key what failed, not where; so look which task of those behind it failed first. */

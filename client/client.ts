@@ -25,6 +25,7 @@ import {
   type LoweredTask,
   type Op,
   op,
+  PART,
   type Result,
   type RunOptions,
   type Settled,
@@ -32,6 +33,7 @@ import {
   type Values,
   type Waiting,
 } from "../dispatch/mod.ts";
+import { chunkOf } from "../dispatch/chunk.ts";
 import { normalizeAddress, parseAddress } from "../protocol/address.ts";
 import { NO_BYTES } from "../protocol/bytes.ts";
 import { CALL_PREFIX, encodeCall } from "../protocol/call.ts";
@@ -84,8 +86,8 @@ import {
   wait,
 } from "./future.ts";
 import { readSchedulerInfo, type SchedulerInfo } from "./identity.ts";
-import type { ClientEvent, Key, SubmittedTask, Want } from "./machine/events.ts";
-import type { Diagnosis, News, WorkerInfo } from "./messages.ts";
+import type { Address, ClientEvent, Key, SubmittedTask, Want } from "./machine/events.ts";
+import type { Diagnosis, ItemBatch, News, WorkerInfo } from "./messages.ts";
 import { checkOptions, NO_OPTIONS, tell } from "./options.ts";
 import { readReconnect, Reconnection, type ReconnectOptions } from "./reconnect.ts";
 import { RetryPolicy } from "./retries.ts";
@@ -242,6 +244,7 @@ class Core implements KeyOwner {
   readonly actor: ClientActor;
   readonly scheduler: RpcPool;
   readonly #workers: RpcPool;
+  readonly #streams: RpcPool;
   readonly #transport: Transport;
   readonly #timeoutMs: number;
   readonly #signal: AbortSignal | undefined;
@@ -281,6 +284,7 @@ class Core implements KeyOwner {
     this.#transport = parts.transport ?? (options.tls === undefined ? tcp : tlsTransport(options.tls));
     this.scheduler = new RpcPool(this.#transport, { timeoutMs: timeout });
     this.#workers = new RpcPool(this.#transport, { timeoutMs: WORKER_CONNECT_MS });
+    this.#streams = new RpcPool(this.#transport, { timeoutMs: WORKER_CONNECT_MS });
     const reconnect = readReconnect(options.reconnect);
     this.#reconnection = reconnect === null ? null : new Reconnection({
       address: this.address,
@@ -293,6 +297,7 @@ class Core implements KeyOwner {
       schedulerAddress: this.address,
       scheduler: this.scheduler,
       workers: this.#workers,
+      streams: this.#streams,
       logger,
       clock: systemClock,
       validate: parts.validate ?? false,
@@ -483,6 +488,14 @@ class Core implements KeyOwner {
     await abortable(there, signal, () => this.actor.ref.tell("stop-waiting", { number }));
   }
 
+  async items(key: Key, from: number, worker: Address | null, signal: AbortSignal): Promise<ItemBatch> {
+    const number = ++this.#waits;
+    const batch = this.actor.ref.ask("items", { number, key, from, worker }).catch((error) => {
+      throw this.#ended ?? error;
+    });
+    return await abortable(batch, signal, () => this.actor.ref.tell("stop-items", { number }));
+  }
+
   async giveUp(reason: string): Promise<void> {
     this.open("reset");
     this.happened({ type: "reset", reason });
@@ -501,7 +514,7 @@ class Core implements KeyOwner {
     this.#end.abort(closed);
     await leaving;
     await this.#reconnecting;
-    await Promise.all([this.scheduler.close(), this.#workers.close()]);
+    await Promise.all([this.scheduler.close(), this.#workers.close(), this.#streams.close()]);
   }
 
   #hear(news: readonly News[]): void {
@@ -517,6 +530,7 @@ class Core implements KeyOwner {
     this.#end.abort(error);
     this.scheduler.close();
     this.#workers.close();
+    this.#streams.close();
   }
 
   #finish(error: Error): void {
@@ -527,6 +541,12 @@ class Core implements KeyOwner {
     this.states.clear();
     for (const state of states) state.end(error);
   }
+}
+
+/** Options of {@linkcode Client.map}. */
+export interface MapOptions extends TaskOptions {
+  /** How many items become one task. Default 1. */
+  readonly chunkSize?: number;
 }
 
 /**
@@ -638,38 +658,44 @@ export class Client implements Executor {
    *
    * @param items An iterable; or an async iterable, which is read as results come: at most `maxPending` (default 64)
    * tasks are under way or waiting to be taken.
+   * @param options `chunkSize`: so many items become one task, which calls their function for one after the other. It is
+   * for many tiny items: a scheduler takes some hundred microseconds for a task. All nodes must then be calls of one task
+   * in TypeScript, with the same options. Options bind the chunk, and it is a chunk that fails: with one item fail all of
+   * its chunk (`remoteStack` of the error names the one); a retry repeats them all, a cancel stops them all, and the
+   * results go when all futures of the chunk are released. Of an async iterable a chunk is sent when it is full, or the
+   * items are at their end. Default 1.
    * @returns The futures in the order of the items; of an async iterable an iterable of them, to be walked once.
    * @example
    * ```ts ignore
    * const futures = client.map((i: number) => t.add(i, 1), [1, 2, 3]);
    * console.log(await client.gather(futures)); // [2, 3, 4]
+   * const many = client.map((i: number) => t.add(i, 1), Array(10_000).keys(), { chunkSize: 500 }); // 20 tasks
    * ```
    */
-  map<X, R>(fn: (item: X) => Op<R>, items: Iterable<X>, options?: TaskOptions): Future<R>[];
+  map<X, R>(fn: (item: X) => Op<R>, items: Iterable<X>, options?: MapOptions): Future<R>[];
   /** Submits one node for each item as it comes. */
   map<X, R>(
     fn: (item: X) => Op<R>,
     items: AsyncIterable<X>,
-    options?: TaskOptions & { readonly maxPending?: number },
+    options?: MapOptions & { readonly maxPending?: number },
   ): AsyncIterableIterator<Future<R>>;
   map<X, R>(
     fn: (item: X) => Op<R>,
     items: Iterable<X> | AsyncIterable<X>,
-    options: TaskOptions & { readonly maxPending?: number } = NO_OPTIONS,
+    options: MapOptions & { readonly maxPending?: number } = NO_OPTIONS,
   ): Future<R>[] | AsyncIterableIterator<Future<R>> {
     this.#core.open("map");
     if (typeof fn !== "function") throw new TypeError(`Cannot map: expected a function, got ${describe(fn)}`);
     if (typeof items === "object" && items !== null && Symbol.asyncIterator in items) {
-      checkOptions(options, "map", ["maxPending"]);
-      const { maxPending = PENDING_MAX, ...rest } = options;
-      if (!Number.isSafeInteger(maxPending) || maxPending < 1) {
-        throw new TypeError(
-          `Cannot use the option "maxPending" of map: expected an integer from 1, got ${maxPending}`,
-        );
-      }
-      return this.#mapAsync(fn, items, rest, maxPending);
+      checkOptions(options, "map", ["maxPending", "chunkSize"]);
+      const { maxPending = PENDING_MAX, chunkSize = 1, ...rest } = options;
+      checkCount("maxPending", maxPending);
+      checkCount("chunkSize", chunkSize);
+      return this.#mapAsync(fn, items, rest, maxPending, chunkSize);
     }
-    checkOptions(options, "map");
+    checkOptions(options, "map", ["chunkSize"]);
+    const { chunkSize = 1, ...rest } = options;
+    checkCount("chunkSize", chunkSize);
     if (
       typeof items !== "string" &&
       (typeof items !== "object" || items === null || !(Symbol.iterator in items))
@@ -686,7 +712,10 @@ export class Client implements Executor {
       }
       nodes.push(node);
     }
-    return this.#submitAll(nodes, options) as Future<R>[];
+    if (chunkSize === 1) {
+      return this.#submitAll(nodes, options === NO_OPTIONS ? options : rest) as Future<R>[];
+    }
+    return this.#submitChunks(nodes, rest, chunkSize);
   }
 
   /**
@@ -708,7 +737,7 @@ export class Client implements Executor {
         if (stateOf(future, "gather").owner === this.#core) return await future.result(options);
         // The scheduler may hear of us before it hears of a task that another client has just submitted.
         await wait([future], options);
-        const own = this.future(future.key);
+        const own = newFuture(this.#core.states.get(future.key) ?? this.#desire(future.key), future[PART]);
         borrowed.push(own);
         return await own.result(options);
       });
@@ -1235,6 +1264,7 @@ export class Client implements Executor {
     const context: LowerContext = {
       held: (key) => core.states.has(key),
       python: true,
+      parts: true,
       ...(options === NO_OPTIONS ? {} : { options }),
       ...(this.#defaults === null ? {} : { defaults: this.#defaults }),
       ...(inputs === undefined ? {} : { inputs }),
@@ -1301,14 +1331,41 @@ export class Client implements Executor {
     return state;
   }
 
+  /** Futures of the items, each of its place in the list of its chunk. */
+  #submitChunks<R>(nodes: readonly Op<R>[], options: TaskOptions, chunkSize: number): Future<R>[] {
+    const sizes: number[] = [];
+    const chunks: Op<R[]>[] = [];
+    for (let at = 0; at < nodes.length; at += chunkSize) {
+      const chunk = nodes.slice(at, at + chunkSize);
+      sizes.push(chunk.length);
+      chunks.push(chunkOf(chunk));
+    }
+    let wholes: readonly Future<unknown>[];
+    try {
+      wholes = this.#submitAll(chunks, options);
+    } catch (error) {
+      // The item's own node names the argument that cannot travel by its place there.
+      if (error instanceof SerializationError) { for (const { key } of nodes) void key; }
+      throw error;
+    }
+    return wholes.flatMap((whole, i) => {
+      const state = stateOf(whole, "map's chunk");
+      const parts = Array.from({ length: sizes[i]! }, (_, part) => newFuture<R>(state, part));
+      whole.release();
+      return parts;
+    });
+  }
+
   async *#mapAsync<X, R>(
     fn: (item: X) => Op<R>,
     items: AsyncIterable<X>,
     options: TaskOptions,
     maxPending: number,
+    chunkSize: number,
   ): AsyncIterableIterator<Future<R>> {
     const source = items[Symbol.asyncIterator]();
-    const ready: Future<R>[] = [];
+    /** By chunk, none empty. */
+    const ready: Future<R>[][] = [];
     let changed = Promise.withResolvers<void>();
     const wake = (): void => {
       changed.resolve();
@@ -1318,30 +1375,42 @@ export class Client implements Executor {
     let stopped = false;
     let failure: { readonly error: unknown } | null = null;
     let ended = false;
+    const submit = (chunk: readonly X[]): void => {
+      const futures = this.map(fn, chunk, { ...options, chunkSize });
+      const state = stateOf(futures[0], "map's future");
+      pending++;
+      const look = (): void => {
+        if (!state.isDone && state.owner.ended === null) return;
+        unlisten();
+        pending--;
+        wake();
+      };
+      const unlisten = state.listen(look);
+      look();
+      ready.push(futures);
+      wake();
+    };
     const pump = async (): Promise<void> => {
+      let chunk: X[] = [];
       try {
         while (!stopped) {
-          if (pending + ready.filter((future) => future.status !== "pending").length >= maxPending) {
+          if (pending + ready.filter(([future]) => future!.status !== "pending").length >= maxPending) {
             this.#core.waits();
             await changed.promise;
             continue;
           }
-          const next = await source.next();
-          if (stopped) break;
+          let next: IteratorResult<X> | null = null;
+          try {
+            next = await source.next();
+          } finally {
+            // What came before the end of the items, or their failure, is mapped all the same.
+            if (next?.done === false) chunk.push(next.value);
+            if (!stopped && (next?.done === false ? chunk.length === chunkSize : chunk.length > 0)) {
+              submit(chunk);
+              chunk = [];
+            }
+          }
           if (next.done === true) break;
-          const [future] = this.map(fn, [next.value], options) as [Future<R>];
-          const state = stateOf(future, "map's future");
-          pending++;
-          const look = (): void => {
-            if (!state.isDone && state.owner.ended === null) return;
-            unlisten();
-            pending--;
-            wake();
-          };
-          const unlisten = state.listen(look);
-          look();
-          ready.push(future);
-          wake();
         }
       } catch (error) {
         failure = { error };
@@ -1353,8 +1422,9 @@ export class Client implements Executor {
     const pumping = pump();
     try {
       for (;;) {
-        const future = ready.shift();
+        const future = ready[0]?.shift();
         if (future !== undefined) {
+          if (ready[0]!.length === 0) ready.shift();
           wake();
           yield future;
         } else if (failure !== null) {
@@ -1365,7 +1435,7 @@ export class Client implements Executor {
     } finally {
       stopped = true;
       wake();
-      for (const future of ready) future.release();
+      for (const future of ready.flat()) future.release();
       if (!ended) await source.return?.();
       await pumping;
     }
@@ -1405,6 +1475,13 @@ export class Client implements Executor {
   #stimulus(name: string): string {
     return `${name}-${crypto.randomUUID()}`;
   }
+}
+
+function checkCount(name: string, value: unknown): void {
+  if (Number.isSafeInteger(value) && Number(value) >= 1) return;
+  throw new TypeError(
+    `Cannot use the option "${name}" of map: expected an integer from 1, got ${describe(value)}`,
+  );
 }
 
 function isCode({ call }: LoweredTask): boolean {

@@ -7,7 +7,7 @@
  *
  * @module
  */
-import { type AnyOp, isOp, type Lift, type Waiting } from "../dispatch/mod.ts";
+import { type AnyOp, isOp, type Lift, op, PART, type Waiting } from "../dispatch/mod.ts";
 import { isPickled, isSerialized, serialized } from "../protocol/envelope.ts";
 import { DaskError } from "../protocol/errors.ts";
 import { writeWireKey } from "../protocol/graph_pickle.ts";
@@ -327,19 +327,32 @@ export async function publish(
     throw new TypeError(`Cannot publish "${name}": expected a Future, got ${describe(future)}`);
   }
   if (sharing.standing !== null) await sharing.standing;
-  const keys = [keyToWire(future.key)];
-  const data = serialized(picklePayload(futurePickle(future.key)));
-  if (publishesTogether(sharing)) {
-    await sharing.ask("publish_put", {
-      names: [name],
-      keys: [keys],
-      data: [data],
-      override,
-      ...caughtUp(sharing),
-    });
-  } else {
-    await sharing.ask("publish_put", { name, keys, data, override, client: sharing.id });
+  const published = whole(sharing, future);
+  const keys = [keyToWire(published.key)];
+  const data = serialized(picklePayload(futurePickle(published.key)));
+  try {
+    if (publishesTogether(sharing)) {
+      await sharing.ask("publish_put", {
+        names: [name],
+        keys: [keys],
+        data: [data],
+        override,
+        ...caughtUp(sharing),
+      });
+    } else {
+      await sharing.ask("publish_put", { name, keys, data, override, client: sharing.id });
+    }
+  } finally {
+    // From here on the scheduler keeps the key.
+    if (published !== future) published.release();
   }
+}
+
+/** The future, or one of a task of its own for what is part of another task's result: others know results by their keys. */
+function whole(sharing: Sharing, future: Future<unknown>): Future<unknown> {
+  return future[PART] === undefined ? future : sharing.submit(op(function item(value: unknown) {
+    return value;
+  }, future));
 }
 
 /** The future that was published under a name. */
@@ -495,7 +508,11 @@ async function hand(
   deed: string,
   ask: (item: { readonly key: unknown } | { readonly data: unknown }) => Promise<unknown>,
 ): Promise<void> {
-  const future = isOp(value) ? sharing.submit(value) : value;
+  const future = isOp(value)
+    ? sharing.submit(value)
+    : value instanceof Future
+    ? whole(sharing, value)
+    : value;
   if (!(future instanceof Future)) return void await ask({ data: plainData(value, deed) });
   try {
     await ask({ key: keyToWire(future.key) });

@@ -7,7 +7,7 @@
  *
  * @module
  */
-import { FUTURE, type Waiting } from "../dispatch/node.ts";
+import { FUTURE, futureName, PART, type Waiting } from "../dispatch/node.ts";
 import { describe } from "../dispatch/options.ts";
 import { CancelledError, DaskError, TaskError } from "../protocol/errors.ts";
 import { keyText } from "../protocol/key.ts";
@@ -16,9 +16,10 @@ import { decodeValue } from "../protocol/value.ts";
 import { type Failed, nextMoment, type RetryPolicy } from "./retries.ts";
 import { showFuture } from "./display.ts";
 import { endedError, type Failure, failureError } from "./failures.ts";
-import type { ClientEvent, Key } from "./machine/events.ts";
+import type { Address, ClientEvent, Key } from "./machine/events.ts";
 import type { FutureStatus } from "./machine/instructions.ts";
-import type { Diagnosis, News } from "./messages.ts";
+import type { Diagnosis, ItemBatch, News } from "./messages.ts";
+import { streamOf } from "./stream.ts";
 
 export { describe };
 export type { FutureStatus };
@@ -35,6 +36,8 @@ export interface KeyOwner {
   /** Resolves when the actor has done all that was told. */
   settled(): Promise<void>;
   diagnose(key: Key, lost: boolean): Promise<Diagnosis>;
+  /** Items of a task that runs, from number `from` on; waits for them. `worker` is asked first. */
+  items(key: Key, from: number, worker: Address | null, signal: AbortSignal): Promise<ItemBatch>;
   /** The last future of a key is gone. */
   forget(state: KeyState): void;
 }
@@ -288,7 +291,8 @@ function originOf(error: TaskError): Key {
   return "origin" in error && typeof error.origin === "string" ? error.origin : error.key;
 }
 
-function inMemory(payload: Payload): { header: Uint8Array; frames: readonly Uint8Array[] } {
+/** The payload as it came here. */
+export function inMemory(payload: Payload): { header: Uint8Array; frames: readonly Uint8Array[] } {
   // The client's connections put all frames into memory.
   return payload as { header: Uint8Array; frames: readonly Uint8Array[] };
 }
@@ -311,12 +315,14 @@ const NEW = Symbol("new");
  */
 export class Future<T> implements Disposable {
   readonly #state: KeyState;
+  readonly #part: number | undefined;
   #released = false;
 
-  /** Made by clients alone. */
-  constructor(state: KeyState, mark: typeof NEW) {
+  /** Made by clients alone. `part`: of the list that is the key's value it stands for this item. */
+  constructor(state: KeyState, mark: typeof NEW, part?: number) {
     if (mark !== NEW) throw new TypeError("Cannot make a Future: submit a node instead");
     this.#state = state;
+    this.#part = part;
     state.hold();
     collected.register(this, state, this);
   }
@@ -326,7 +332,15 @@ export class Future<T> implements Disposable {
     return this.#state;
   }
 
-  /** The key under which scheduler, workers and dashboards know the task. */
+  /** Marks futures of single items of a chunk, for the graph. */
+  get [PART](): number | undefined {
+    return this.#part;
+  }
+
+  /**
+   * The key under which scheduler, workers and dashboards know the task. Futures of items that were mapped with a
+   * `chunkSize` have the key of their chunk.
+   */
   get key(): string {
     return this.#state.key;
   }
@@ -352,7 +366,9 @@ export class Future<T> implements Disposable {
       throw new DaskError(`Cannot wait for "${keyText(this.key)}": this future was released`);
     }
     try {
-      return await this.#state.value(signal) as T;
+      const value = await this.#state.value(signal);
+      // Whoever made a future of a part knows that the value is a list.
+      return (this.#part === undefined ? value : (value as readonly unknown[])[this.#part]) as T;
     } finally {
       // A use after the waiting: whoever waits keeps the future, and so the key.
       void this.#released;
@@ -379,6 +395,39 @@ export class Future<T> implements Disposable {
       }
       throw reason;
     }
+  }
+
+  /**
+   * The items of a list, one by one. Those of a generator task come while it runs, straight from the worker, in the order
+   * in which it yields them, from the first one on, however late the stream is asked for; nothing is sent before somebody
+   * reads. Any other task, and one that runs in Python or where this process cannot reach it, gives the items of its list
+   * when it has ended. A result that is no list is one item.
+   *
+   * A task that is repeated goes on where the stream stands, so it should yield the same again. The stream keeps the key
+   * as a future does, until it ends; any number of streams can read one task.
+   *
+   * @param options `signal` ends the listening alone, as `cancel()` of the stream does; the task runs on.
+   * @returns A stream that errors with what {@linkcode Future.result} rejects with. Items that the task yielded just before
+   * it failed may be missing then.
+   * @throws {DaskError} when this future was released.
+   * @example
+   * ```ts ignore
+   * const lines = client.submit(async function* (url: string) {
+   *   for await (const chunk of (await fetch(url)).body!) yield chunk.length;
+   * }, ["https://example.com/"]);
+   * for await (const bytes of lines.stream()) console.log(bytes);
+   * ```
+   */
+  stream(options: Waiting = {}): ReadableStream<T extends readonly (infer U)[] ? U : T> {
+    const signal = signalOf(options);
+    const state = this.#state;
+    if (this.#released && !state.isDone) {
+      throw new DaskError(`Cannot stream "${keyText(this.key)}": this future was released`);
+    }
+    const future = newFuture<unknown>(state, this.#part);
+    return streamOf({ future, state, live: this.#part === undefined, signal }) as ReturnType<
+      Future<T>["stream"]
+    >;
   }
 
   /**
@@ -439,7 +488,7 @@ export class Future<T> implements Disposable {
 
   /** `Future(finished, "add-…")`. */
   toString(): string {
-    return `Future(${this.status}, ${JSON.stringify(keyText(this.key))})`;
+    return `Future(${this.status}, ${JSON.stringify(keyText(futureName(this)))})`;
   }
 
   /** What `console.log` shows. */
@@ -454,8 +503,8 @@ export class Future<T> implements Disposable {
 }
 
 /** A future of a state. For clients. */
-export function newFuture<T>(state: KeyState): Future<T> {
-  return new Future<T>(state, NEW);
+export function newFuture<T>(state: KeyState, part?: number): Future<T> {
+  return new Future<T>(state, NEW, part);
 }
 
 /** The state behind a future. Throws a `TypeError` that names `place`. */

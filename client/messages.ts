@@ -5,7 +5,7 @@
  * @module
  */
 import type { Payload } from "../protocol/payload.ts";
-import type { ClientEvent, Key, TimerName } from "./machine/events.ts";
+import type { Address, ClientEvent, Key, TimerName } from "./machine/events.ts";
 import type { Notice } from "./machine/instructions.ts";
 
 /** A worker as the scheduler knows it. */
@@ -34,6 +34,16 @@ export interface Diagnosis {
 export interface Arrived {
   readonly key: Key;
   readonly payload: Payload;
+}
+
+/** Some items of a task that runs. */
+export interface ItemBatch {
+  /** Who runs it. */
+  readonly worker: Address;
+  /** A list of them. */
+  readonly payload: Payload;
+  /** The task has told that no item comes after these. */
+  readonly last: boolean;
 }
 
 /** Messages of the client actor. */
@@ -65,6 +75,20 @@ export type ClientCalls = {
   };
   /** That one does not wait any more. */
   readonly "stop-waiting": { readonly ask: { readonly number: number }; readonly answer: void };
+  /**
+   * What does a task yield while it runs, from item `from` on? Answered when there is something. `worker` is asked first.
+   */
+  readonly items: {
+    readonly ask: {
+      readonly number: number;
+      readonly key: Key;
+      readonly from: number;
+      readonly worker: Address | null;
+    };
+    readonly answer: ItemBatch;
+  };
+  /** That one does not wait for items any more. */
+  readonly "stop-items": { readonly ask: { readonly number: number }; readonly answer: void };
   /** Say this on the stream, after all that happened before. */
   readonly say: { readonly ask: Readonly<Record<string, unknown>>; readonly answer: void };
   /** The stream of this number ended. */

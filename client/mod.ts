@@ -9,6 +9,7 @@ export {
   type ConnectOptions,
   type LogLine,
   type LogOptions,
+  type MapOptions,
   type ReconnectOptions,
   type SchedulerInfo,
   type TaskRun,

@@ -22,6 +22,7 @@ import {
   type TaskOptions,
   type Values,
 } from "../dispatch/mod.ts";
+import { futureName } from "../dispatch/node.ts";
 import { checkOptions } from "../dispatch/options.ts";
 import { CALL_PREFIX, encodeCall, isDependencyRef } from "../protocol/call.ts";
 import { serialized } from "../protocol/envelope.ts";
@@ -251,6 +252,7 @@ function listenerOf(calls: ReadonlyMap<number, Call>, logger: Logger): ExecutorL
     withdrawn: (_key, number) => calls.get(number)?.ended(null),
     seceded: (_key, number) => calls.get(number)?.seceded(),
     event: (key, _number, topic, message) => logger.log("debug", `"${key}" tells "${topic}"`, { message }),
+    items: () => {}, // nobody asks
     ended: (_key, number, outcome) => {
       const call = calls.get(number);
       if (call === undefined) dropOutcome(outcome);
@@ -280,7 +282,8 @@ class ProcessWork implements Work<Held> {
     processes: Processes,
   ) {
     const numbers = new Map(tasks.map(({ key }, i) => [key, i]));
-    const outside = futures.filter(({ key }) => {
+    const outside = futures.filter((future) => {
+      const key = futureName(future);
       if (numbers.has(key)) return false;
       numbers.set(key, numbers.size);
       return true;
@@ -310,7 +313,7 @@ class ProcessWork implements Work<Held> {
   }
 
   keyOf(i: number): string {
-    return (this.#tasks[i] ?? this.#futures[i - this.#tasks.length]!).key;
+    return this.#tasks[i]?.key ?? futureName(this.#futures[i - this.#tasks.length]!);
   }
 
   errorOf(i: number, thrown: unknown): TaskError {

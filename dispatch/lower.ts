@@ -14,10 +14,13 @@ import { freshToken } from "./host.ts";
 import {
   type AnyOp,
   type FutureLike,
+  futureName,
   GraphNode,
   isFuture,
   isInput,
   nodeOf,
+  PART,
+  partToken,
   type TaskOptions,
   walkBack,
 } from "./node.ts";
@@ -34,6 +37,8 @@ export interface LowerContext {
   readonly defaults?: TaskOptions;
   /** Values (or futures) in the place of nodes; what only they needed is not run. */
   readonly inputs?: ReadonlyMap<AnyOp, unknown>;
+  /** Whether the executor has the lists that futures stand for parts of; without it, each such future is a value. */
+  readonly parts?: boolean;
   /** Whether tasks of Python may come out; without it they are refused. */
   readonly python?: boolean;
 }
@@ -141,7 +146,7 @@ class Lowering {
 
   #inputKey(node: GraphNode): string {
     const value = this.#inputs.get(node);
-    if (isFuture(value)) return value.key;
+    if (isFuture(value)) return this.#isPart(value) ? partKey(value) : futureName(value);
     const place = `inputs.get(${node.label})`;
     return `${keyLabel(node.label)}-${new Tokenizer("data").value(value, () => place).digest()}`;
   }
@@ -156,7 +161,7 @@ class Lowering {
       if (!reached.has(node)) continue;
       const input = this.#inputs.get(node);
       if (isFuture(input)) this.#futures.push(input);
-      if (isFuture(input) || this.#context.held(this.#keyOf(node))) continue;
+      if ((isFuture(input) && !this.#isPart(input)) || this.#context.held(this.#keyOf(node))) continue;
       needed[i] = 1;
       if (this.#inputs.has(node)) continue;
       const { content } = node;
@@ -174,12 +179,13 @@ class Lowering {
       this.#refuseOtherContent(key, node, before.node);
       return;
     }
-    const inputs = new Inputs(this.#keyOf, this.#inlined);
+    const inputs = new Inputs(this.#keyOf, this.#inlined, this.#context.parts === true);
     let python: { module: string; name: string } | undefined;
     let call: FunctionCall;
     const { content } = node;
     if (this.#inputs.has(node)) {
-      call = builtin("identity", [this.#inputs.get(node)]);
+      const input = this.#inputs.get(node);
+      call = isFuture(input) ? this.#takePart(inputs, input) : builtin("identity", [input]);
     } else if (content.kind === "data") {
       if (!isOutput && isSmall(content.value)) return;
       call = builtin("identity", [content.value]);
@@ -207,6 +213,7 @@ class Lowering {
               `Cannot send "${travelled.module}:${travelled.name}": tasks of Python are not supported here`,
             );
           }
+          inputs.lowerPart = this.#lowerPart;
           python = { module: travelled.module, name: travelled.name };
           fn = { kind: "builtin", name: "identity" };
       }
@@ -215,6 +222,26 @@ class Lowering {
     }
     this.#add(node, key, call, inputs.keys, isOutput, python);
   }
+
+  /** Whether it is an item of a list that the executor has. */
+  #isPart(future: FutureLike<unknown>): boolean {
+    return future[PART] !== undefined && this.#context.parts === true;
+  }
+
+  #takePart(inputs: Inputs, future: FutureLike<unknown>): FunctionCall {
+    return builtin("at", [{ $dependency: inputs.key(future.key) } satisfies DependencyRef, future[PART]]);
+  }
+
+  /** Python takes whole results; so a part of one becomes a task. */
+  readonly #lowerPart = (future: FutureLike<unknown>): string => {
+    const key = partKey(future);
+    if (this.#made.has(key) || this.#context.held(key)) return key;
+    const inputs = new Inputs(this.#keyOf, this.#inlined, true);
+    const call = this.#takePart(inputs, future);
+    const { defaults = {} } = this.#context;
+    this.#push(null, { key, label: "at", call, dependencies: inputs.keys, options: defaults });
+    return key;
+  };
 
   #lowerBundle(bundle: BundleTask): void {
     if (this.#made.has(bundle.key) || this.#context.held(bundle.key)) return;
@@ -288,16 +315,26 @@ function contentKey(node: GraphNode, keyOf: (node: GraphNode) => string): string
   return new GraphNode(node.content, { label: "content" }, node.dependencies, node.futures).keyGiven(keyOf);
 }
 
+/** The key of an item of a list as a task of its own; that of `at(item)` of a node with the list's key. */
+function partKey(future: FutureLike<unknown>): string {
+  return `at-${partToken(future.key, future[PART]!)}`;
+}
+
 /** The inputs of one call: its keys, and what stands for them in the arguments. */
 class Inputs {
   readonly keys: string[] = [];
+  /** Makes a task of a future that is a part of a list, and gives its key; null: the call takes the part by itself. */
+  lowerPart: ((future: FutureLike<unknown>) => string) | null = null;
+  readonly #parts: boolean;
   readonly #keyOf: (node: GraphNode) => string;
   readonly #inlined: (node: GraphNode) => { readonly value: unknown } | null;
 
   constructor(
     keyOf: (node: GraphNode) => string,
     inlined: (node: GraphNode) => { readonly value: unknown } | null,
+    parts: boolean,
   ) {
+    this.#parts = parts;
     this.#keyOf = keyOf;
     this.#inlined = inlined;
   }
@@ -324,8 +361,15 @@ class Inputs {
 
   #one(value: unknown): unknown {
     if (value instanceof GraphNode) return this.of(value);
-    if (isFuture(value)) return { $dependency: this.key(value.key) } satisfies DependencyRef;
+    if (isFuture(value)) return this.#future(value);
     return value;
+  }
+
+  #future(future: FutureLike<unknown>): DependencyRef {
+    const part = future[PART];
+    if (part === undefined || !this.#parts) return { $dependency: this.key(futureName(future)) };
+    if (this.lowerPart !== null) return { $dependency: this.key(this.lowerPart(future)) };
+    return { $dependency: this.key(future.key), part };
   }
 
   #numbers: Map<string, number> | undefined;

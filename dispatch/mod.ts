@@ -17,6 +17,7 @@ export {
   type LiftAll,
   type Node,
   type Op,
+  PART,
   type Result,
   type Task,
   type TaskOptions,

@@ -66,12 +66,17 @@ export interface TaskOptions extends Waiting {
 /** Marks futures, wherever they come from. */
 export const FUTURE: unique symbol = Symbol("dask.future");
 
+/** Which item of its key's list a future stands for. */
+export const PART: unique symbol = Symbol("dask.part");
+
 /** What the graph needs to know of a future: a result on the cluster, by key. */
 export interface FutureLike<T> {
   /** Key of the task whose value it stands for. */
   readonly key: string;
   /** Marks it as a future. */
   readonly [FUTURE]: unknown;
+  /** The value is this item of the list that has the key; not there: all of it. */
+  readonly [PART]?: number | undefined;
   /** Fetches the value. */
   result(options?: Waiting): Promise<T>;
 }
@@ -323,6 +328,12 @@ export function isFuture(value: unknown): value is FutureLike<unknown> {
   return typeof value === "object" && value !== null && FUTURE in value;
 }
 
+/** What a future stands for, as a text: its key, or a place in the list of that key. */
+export function futureName(future: FutureLike<unknown>): string {
+  const part = future[PART];
+  return part === undefined ? future.key : `${future.key}[${part}]`;
+}
+
 // --- Building ---
 
 /** A node that calls `code`. Nodes and futures are found at the top level of `args` and one level inside arrays. */
@@ -512,8 +523,7 @@ function tokenOf(node: GraphNode, keyOf: (dependency: GraphNode) => string, loca
       return tokenizer.digest();
     }
     case "at":
-      return new Tokenizer("at").reference(keyOf(content.parent)).value(content.index, () => node.label)
-        .digest();
+      return partToken(keyOf(content.parent), content.index);
     case "collect": {
       const tokenizer = new Tokenizer("collect");
       tokenizer.count(content.items.length);
@@ -530,6 +540,11 @@ function tokenOf(node: GraphNode, keyOf: (dependency: GraphNode) => string, loca
   }
 }
 
+/** Hash of a part of the result of a task. */
+export function partToken(key: string, index: string | number): string {
+  return new Tokenizer("at").reference(key).value(index, () => "at").digest();
+}
+
 /** Whether a value will be replaced: a node or a future. */
 export function isInput(value: unknown): value is GraphNode | FutureLike<unknown> {
   return typeof value === "object" && value !== null && (value instanceof GraphNode || FUTURE in value);
@@ -544,7 +559,7 @@ function input(
   item: number,
 ): void {
   if (value instanceof GraphNode) tokenizer.reference(keyOf(value));
-  else if (isFuture(value)) tokenizer.reference(value.key);
+  else if (isFuture(value)) tokenizer.reference(futureName(value));
   else tokenizer.value(value, () => `${node.label}(args[${arg}]${item < 0 ? "" : `[${item}]`})`);
 }
 

@@ -4,7 +4,8 @@
  * dependencies stand beside it, so that dask sees them.
  *
  * The payload is the pickle of `(function, [argument, …])`, where the function is a tuple of plain values and a
- * dependency is a tuple of one number: plain values have no tuples, so nothing of a user's can be mistaken for one.
+ * dependency is a tuple of one number, or of two, when an item of the dependency is meant: plain values have no tuples,
+ * so nothing of a user's can be mistaken for one.
  *
  * @module
  */
@@ -25,8 +26,17 @@ import {
 import { Converter } from "./pickle/globals.ts";
 import { isNode, kindOf, type PyValue } from "./pickle/value.ts";
 
-/** Where the code of a function is found. */
+/** What is called: one function, or one for each of several calls. */
 export type FunctionRef =
+  | OneFunctionRef
+  /**
+   * Calls `function` several times and gives the list of the results. `args` are those of all calls, one call after the
+   * other, each behind their number: `[2, a, b, 1, c]` are `f(a, b)` and `f(c)`.
+   */
+  | { readonly kind: "each"; readonly function: OneFunctionRef };
+
+/** Where the code of a function is found. */
+export type OneFunctionRef =
   /** Export of a bundle. The bundle's bytes are the value of dependency number `dependency`; `hash` is their SHA-256 in hex. */
   | {
     readonly kind: "bundle";
@@ -47,13 +57,15 @@ export type FunctionRef =
   | { readonly kind: "builtin"; readonly name: "collect" | "at" | "identity" | "bundle" | "run" };
 
 /** Names of functions that every executor has. */
-export type BuiltinName = Extract<FunctionRef, { kind: "builtin" }>["name"];
+export type BuiltinName = Extract<OneFunctionRef, { kind: "builtin" }>["name"];
 const BUILTIN_NAMES: readonly BuiltinName[] = ["collect", "at", "identity", "bundle", "run"];
 
 /** Stands in the arguments where the value of a dependency goes; one level into arrays is allowed. Tagged plain data. */
 export interface DependencyRef {
   /** Which of the dependencies, from 0. */
   readonly $dependency: number;
+  /** Which item of its value, a list; not there: all of it. */
+  readonly part?: number;
 }
 
 /** One call. `args` holds plain values (see `value.ts`) and {@linkcode DependencyRef}s. */
@@ -150,26 +162,37 @@ function writeArgument(writer: PickleWriter, arg: unknown, index: number): void 
 
 function writeDependency(writer: PickleWriter, ref: DependencyRef): void {
   writer.number(ref.$dependency);
-  writer.op(TUPLE1);
+  if (ref.part === undefined) return writer.op(TUPLE1);
+  writer.number(ref.part);
+  writer.op(TUPLE2);
 }
 
-/** Whether it is a {@linkcode DependencyRef}: an object with that one field and no other. */
+/** Whether it is a {@linkcode DependencyRef}: an object with its fields and no other. */
 export function isDependencyRef(value: unknown): value is DependencyRef {
   if (typeof value !== "object" || value === null) return false;
   try {
     if (!Object.hasOwn(value, "$dependency")) return false;
-    const { $dependency } = value as DependencyRef;
-    return Number.isSafeInteger($dependency) && $dependency >= 0 && Object.keys(value).length === 1;
+    const { $dependency, part } = value as DependencyRef;
+    return isIndex($dependency) && (part === undefined || isIndex(part)) &&
+      Object.keys(value).length === (part === undefined ? 1 : 2);
   } catch {
     return false; // a trap of the caller's: the writer will meet it again, and name it
   }
 }
 
+function isIndex(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
 function encodeFunction(ref: FunctionRef): Uint8Array {
+  const one = ref.kind === "each" ? encodedFunctions.get(ref.function) ?? encodeFunction(ref.function) : null;
   const opcodes = withWriter((writer) => {
     writer.op(MARK);
     writer.text(ref.kind);
     switch (ref.kind) {
+      case "each":
+        writer.raw(one!);
+        break;
       case "bundle":
         writer.text(ref.hash);
         writer.number(ref.dependency);
@@ -221,14 +244,21 @@ function isNodeTuple(item: PyValue): boolean {
 
 function readDependency(item: PyValue): DependencyRef | undefined {
   if (!isNode(item, "tuple")) return undefined;
-  const [index] = item.items;
-  if (item.items.length !== 1 || typeof index !== "number" || !Number.isSafeInteger(index) || index < 0) {
-    throw noCall("a dependency as a tuple of one number", item);
+  const [index, part] = item.items;
+  if (!isIndex(index) || item.items.length > 2 || (item.items.length === 2 && !isIndex(part))) {
+    throw noCall("a dependency as a tuple of one number or two", item);
   }
-  return { $dependency: index };
+  return part === undefined ? { $dependency: index } : { $dependency: index, part: part as number };
 }
 
 function decodeFunction(items: readonly PyValue[]): FunctionRef {
+  const [kind, one] = items;
+  if (kind !== "each") return decodeOneFunction(items);
+  if (!isNode(one, "tuple")) throw noCall("a function that is called for each", one);
+  return { kind, function: decodeOneFunction(one.items) };
+}
+
+function decodeOneFunction(items: readonly PyValue[]): OneFunctionRef {
   const [kind, a, b, c, d] = items;
   switch (kind) {
     case "bundle":

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { type Actor, type Clock, pipe, type Ref, spawn, Timers } from "../actors/kernel/mod.ts";
+import { type Actor, type Asker, type Clock, pipe, type Ref, spawn, Timers } from "../actors/kernel/mod.ts";
 import type { PeerCalls } from "../actors/peer/messages.ts";
 import type { StoreCalls } from "../actors/store/messages.ts";
 import { unreachable } from "../base/assert.ts";
@@ -12,6 +12,7 @@ import { keyPrefix, keyText } from "../protocol/key.ts";
 import type { Logger } from "../base/log.ts";
 import { Attempts } from "./attempts.ts";
 import type { ExecutorCall, ExecutorListener, ExecutorPool } from "./execute/executor.ts";
+import type { ItemBatch } from "./execute/items.ts";
 import type { Key, TimerName, WorkerEvent } from "./machine/events.ts";
 import type { Instruction, ToScheduler } from "./machine/instructions.ts";
 import type { WorkerMachine } from "./machine/machine.ts";
@@ -43,6 +44,8 @@ interface Call {
   lease: number | null;
   /** It is to be stopped: how it ends says nothing about it. */
   aborted: boolean;
+  /** Who waits for items of it, by number; null: nobody ever did. */
+  asked: Map<number, Asker<ItemBatch | null>> | null;
 }
 
 /** Starts the actor. */
@@ -52,6 +55,8 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
   /** All and only calls that were given by `execute` and have not ended. */
   const calls = new Map<string, Call>();
   const attempts = new Attempts();
+  /** Number of the last one who asked for items. */
+  let asks = 0;
   /** Seconds that tasks ran since they were last asked for, by prefix of key. */
   let ranSeconds: Record<string, number> = Object.create(null);
   const timers = new Timers<TimerName>(clock, (name, at) => tell({ type: "timer", name, at }));
@@ -119,6 +124,17 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
       }
     },
     event: ({ topic, message }) => parts.sendEvent(topic, message),
+    items: ({ key, from }, asker) => {
+      const call = [...calls.values()].findLast(({ execute }) => execute.key === key);
+      if (call === undefined || !machine.executing().has(key)) return asker.answer(null);
+      (call.asked ??= new Map()).set(++asks, asker);
+      pool.items(key, call.execute.runId, asks, from);
+    },
+    yielded: ({ key, runId, ask, batch }) => {
+      const asked = calls.get(callId(key, runId))?.asked;
+      asked?.get(ask)?.answer(batch);
+      asked?.delete(ask);
+    },
     withdrawn: ({ key, runId }) => {
       endCall(key, runId);
       handle({ type: "execute-withdrawn", key, runId, at: now() });
@@ -179,7 +195,7 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
 
   function execute(instruction: Call["execute"]): void {
     const { key, runId, dependencies } = instruction;
-    const call: Call = { execute: instruction, state: "viewing", lease: null, aborted: false };
+    const call: Call = { execute: instruction, state: "viewing", lease: null, aborted: false, asked: null };
     calls.set(callId(key, runId), call);
     if (dependencies.length === 0) return place(call, []);
     pipe(
@@ -231,6 +247,7 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
     if (call === undefined) return undefined;
     calls.delete(callId(key, runId));
     if (call.lease !== null) store.tell("release", { lease: call.lease });
+    for (const asker of call.asked?.values() ?? []) asker.answer(null);
     return call;
   }
 
@@ -280,6 +297,7 @@ export function listenerTo(actor: () => Ref<WorkerCalls>, clock: Clock): Executo
     seceded: (key, runId, computeDuration) =>
       tell({ type: "seceded", key, runId, computeDuration, at: clock.now() }),
     event: (_key, _runId, topic, message) => actor().tell("event", { topic, message }),
+    items: (key, runId, ask, batch) => actor().tell("yielded", { key, runId, ask, batch }),
     ended: (key, runId, outcome) => actor().tell("ended", { key, runId, outcome }),
   };
 }

@@ -5,6 +5,7 @@
  */
 import type { Stored } from "../actors/store/messages.ts";
 import type { Outcome } from "./execute/executor.ts";
+import type { ItemBatch } from "./execute/items.ts";
 import type { Key, WorkerEvent } from "./machine/events.ts";
 import type { StoryEntry } from "./machine/world.ts";
 
@@ -49,6 +50,24 @@ export type WorkerCalls = {
   /** A call has something to say under a topic of the scheduler. */
   readonly event: {
     readonly ask: { readonly topic: string; readonly message: unknown };
+    readonly answer: void;
+  };
+  /**
+   * What does a task that runs here yield, from item `from` on? Answered when there is something, with null when the task
+   * ends before, or does not run here.
+   */
+  readonly items: {
+    readonly ask: { readonly key: Key; readonly from: number };
+    readonly answer: ItemBatch | null;
+  };
+  /** A call has items for one who asked. */
+  readonly yielded: {
+    readonly ask: {
+      readonly key: Key;
+      readonly runId: number;
+      readonly ask: number;
+      readonly batch: ItemBatch;
+    };
     readonly answer: void;
   };
   /** A call came back from the pool without having run. */

@@ -9,12 +9,14 @@ import type { PeerCalls } from "../actors/peer/messages.ts";
 import { filesIn, type StoreCalls } from "../actors/store/mod.ts";
 import type { Logger } from "../base/log.ts";
 import type { ServerRequest } from "../comm/server.ts";
+import { serialized } from "../protocol/envelope.ts";
 import { DaskError } from "../protocol/errors.ts";
 import { type Key, keyText, keyToWire } from "../protocol/key.ts";
 import {
   type Fields,
   readArray,
   readBoolean,
+  readCount,
   readKey,
   readKeyMap,
   readKeys,
@@ -109,6 +111,7 @@ const ANSWERS: Readonly<Record<string, Answer>> = {
   }),
   profile_metadata: () => ({ counts: [], keys: [] }),
   get_story: getStory,
+  stream_items: streamItems,
   get_monitor_info: (fields, { monitor }) => {
     const recent = readNullable(fields["recent"], "get_monitor_info.recent", readBoolean) ?? false;
     const start = readNullable(fields["start"], "get_monitor_info.start", readNumber) ?? 0;
@@ -267,6 +270,15 @@ async function callStack(fields: Fields, { worker }: RpcParts): Promise<unknown>
     ];
   }
   return stacks;
+}
+
+/** Ours alone: what a task that runs here has yielded, from one item on. Waits for an item; null: it does not run here. */
+async function streamItems(fields: Fields, { worker }: RpcParts): Promise<unknown> {
+  const key = readKey(fields["key"], "stream_items.key");
+  const batch = await worker.ask("items", { key, from: readCount(fields["from"], "stream_items.from") });
+  if (batch === null) return null;
+  const { header, frames, last } = batch;
+  return { items: serialized({ header, frames }), last };
 }
 
 /** Each step as dask's own workers tell it: key, from, to as asked and as done, what else followed, cause, time. */

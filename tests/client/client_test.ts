@@ -326,7 +326,7 @@ Deno.test("calls that make no sense are refused with a TypeError before anything
     () => any.map(5, [1]),
     () => any.map(() => 5, [1]),
     () => any.map(() => node, 5),
-    () => any.map(() => node, [1], { chunkSize: 5 }),
+    () => any.map(() => node, [1], { batchSize: 5 }),
     () => any.map(() => node, (async function* () {})(), { maxPending: 0 }),
     () => any.future(""),
     () => any.future(1),

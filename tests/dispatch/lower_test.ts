@@ -16,6 +16,7 @@ import {
   FUTURE,
   type FutureLike,
   op,
+  PART,
   python,
   task,
 } from "../../dispatch/mod.ts";
@@ -206,4 +207,42 @@ Deno.test("lower: a chain of 100,000 takes no more than as many side by side", (
   const start = performance.now();
   assertEquals(lowered([node]).tasks.length, 100_001);
   assertLess(performance.now() - start, 3000);
+});
+
+// --- Parts of lists ---
+
+function part<T>(key: string, index: number, value: T): FutureLike<T> {
+  return { ...future(key, value), [PART]: index };
+}
+
+Deno.test("lower: a future of a part is one dependency for all parts of its list, taken where the call runs", () => {
+  const [task] = lowered([total([part("list-1", 3, 5), part("list-1", 4, 6)])], { parts: true }).tasks;
+  assertEquals(task!.dependencies, ["list-1"]);
+  assertEquals(task!.call.args, [[{ $dependency: 0, part: 3 }, { $dependency: 0, part: 4 }]]);
+});
+
+Deno.test("lower: where the list cannot be had, each part is a value with a name of its own", () => {
+  const graph = lowered([add(part("list-1", 3, 5), part("list-1", 4, 6))]);
+  assertEquals(graph.tasks[0]!.dependencies, ["list-1[3]", "list-1[4]"]);
+  assertEquals(graph.tasks[0]!.call.args, [{ $dependency: 0 }, { $dependency: 1 }]);
+  assertEquals(graph.futures.length, 2);
+});
+
+Deno.test("lower: for Python, and in the place of a node, a part is a task, made once", () => {
+  const sqrt = python<(x: number) => number>("math:sqrt");
+  const third = part("list-1", 3, 9);
+  const graph = lowered([sqrt(third), sqrt.with({ pure: false })(third)], { parts: true, python: true });
+  const taken = graph.tasks.filter(({ label }) => label === "at");
+  assertEquals(taken.map(({ call, dependencies }) => [call.args, dependencies]), [
+    [[{ $dependency: 0 }, 3], ["list-1"]],
+  ]);
+  assertEquals(graph.tasks.length, 3);
+  const x = data(1);
+  const replaced = lowered([add(x, 1)], { parts: true, inputs: new Map([[x, third]]) });
+  assertEquals(replaced.tasks.map(({ key }) => key), [taken[0]!.key, replaced.outputs[0]!]);
+});
+
+Deno.test("lower: keys tell parts of one list apart", () => {
+  const keys = [part("list-1", 3, 0), part("list-1", 4, 0), future("list-1", 0)].map((f) => add(f, 1).key);
+  assertEquals(new Set(keys).size, 3);
 });

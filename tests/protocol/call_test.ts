@@ -20,6 +20,7 @@ const functions: FunctionRef[] = [
   { kind: "builtin", name: "identity" },
   { kind: "builtin", name: "bundle" },
   { kind: "builtin", name: "run" },
+  { kind: "each", function: { kind: "source", hash: "ef56", source: "(a) => a" } },
 ];
 
 Deno.test("call: every kind of function comes back, and so do arguments and dependencies", () => {
@@ -30,7 +31,8 @@ Deno.test("call: every kind of function comes back, and so do arguments and depe
     null,
     { a: [1], when: new Date(0) },
     { $dependency: 0 },
-    [{ $dependency: 1 }, 5, { $dependency: 2 }, { b: 1 }],
+    { $dependency: 0, part: 7 },
+    [{ $dependency: 1 }, 5, { $dependency: 2, part: 0 }, { b: 1 }],
     [],
     [[{ a: 1 }]],
     shared,
@@ -65,6 +67,8 @@ Deno.test("call: data that only resembles a dependency stays data", () => {
     { $dependency: -1 },
     { $dependency: 0.5 },
     { $dependency: 0, other: 1 },
+    { $dependency: 0, part: -1 },
+    { $dependency: 0, part: 1, other: 1 },
     { nested: { $dependency: 0 } },
     [[{ $dependency: 0 }]],
   ];

@@ -20,6 +20,7 @@ import {
   type Executor,
   type Future,
   type FutureStatus,
+  type MapOptions,
   NDArray,
   type Op,
   op,
@@ -101,6 +102,28 @@ async function contract(client: Client): Promise<void> {
     { maxPending: 8 },
   );
   ok<Eq<typeof stream, AsyncIterableIterator<Future<Float64Array>>>>();
+  const chunked = client.map((i: number) => t.add(i, 1), [1, 2, 3].values(), { chunkSize: 2, retries: 1 });
+  ok<Eq<typeof chunked, Future<number>[]>>();
+  const chunkedLater = client.map(
+    (i: number) => t.add(i, 1),
+    (async function* () {
+      yield 1;
+    })(),
+    { chunkSize: 2, maxPending: 8 },
+  );
+  ok<Eq<typeof chunkedLater, AsyncIterableIterator<Future<number>>>>();
+  client.submit(t.add(chunked[0]!, 1));
+  const options: MapOptions = { chunkSize: 5, priority: 1 };
+  client.map((i: number) => t.add(i, 1), [1], options);
+
+  // A list streams its items, all else itself.
+  const streamed = client.submit(t.lines("u")).stream({ signal: AbortSignal.timeout(5) });
+  ok<Eq<typeof streamed, ReadableStream<string>>>();
+  for await (const line of streamed) ok<Eq<typeof line, string>>();
+  const pair = client.submit(t.divmod(7, 2)).stream();
+  ok<Eq<typeof pair, ReadableStream<number>>>();
+  const whole = loaded.stream();
+  ok<Eq<typeof whole, ReadableStream<Float64Array>>>();
   for await (const future of asCompleted(mapped)) ok<Eq<typeof future, Future<number>>>();
   await wait(mapped);
 
@@ -167,6 +190,10 @@ async function contract(client: Client): Promise<void> {
   client.submit(t.add(1, 2), { retry: 2 });
   // @ts-expect-error and by type
   client.submit(t.add(1, 2), { retries: "2" });
+  // @ts-expect-error and so are those of map
+  client.map((i: number) => t.add(i, 1), [1], { chunkSize: "5" });
+  // @ts-expect-error items of a stream have the type of the list's
+  client.submit(t.lines("u")).stream().getReader().read().then(({ value }) => value?.toFixed());
   // @ts-expect-error futures are gathered, not nodes
   client.gather([t.add(1, 2)]);
   // @ts-expect-error nodes are run, not futures

@@ -41,6 +41,7 @@ export class CallsAside implements AsyncDisposable {
       started: () => {},
       seceded: () => {},
       event: () => {},
+      items: () => {},
       withdrawn: () => reject(new DaskError("Cannot run a function: its executor does not start")),
       ended: (_key, _runId, outcome) => resolve(outcome),
     });

@@ -118,7 +118,7 @@ export class CallRunner {
       const values = new Map(
         call.inputs.map((input) => [input.key, this.#input(input).value(denoFiles)] as const),
       );
-      const result = await runTask(call, values, this.#loader);
+      const result = await runTask(call, values, this.#loader, () => task.items);
       await task.leave();
       end = succeeded(task, result);
     } catch (thrown) {
@@ -135,6 +135,11 @@ export class CallRunner {
   /** Aborts the signal of a call. */
   abort(seq: number, stop: Stop): void {
     if (this.#running?.seq === seq) this.#running.abort(stop);
+  }
+
+  /** Somebody wants the items of a call that have number `from` or a later one. */
+  items(seq: number, ask: number, from: number): void {
+    if (this.#running?.seq === seq) this.#running.items.ask(ask, from);
   }
 
   /** Closes what tasks have opened by it. */

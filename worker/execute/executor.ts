@@ -5,6 +5,7 @@
  */
 import type { Payload } from "../../protocol/payload.ts";
 import type { RunSpec } from "../machine/events.ts";
+import type { ItemBatch } from "./items.ts";
 
 /** Where task code can run. */
 export const ISOLATIONS = ["process", "thread", "inline"] as const;
@@ -62,6 +63,8 @@ export interface ExecutorListener {
   seceded(key: string, runId: number, computeDuration: number): void;
   /** The call has something to say under a topic of the scheduler: plain data. */
   event(key: string, runId: number, topic: string, message: unknown): void;
+  /** What `ask` wanted of a call that runs. */
+  items(key: string, runId: number, ask: number, batch: ItemBatch): void;
   /** The call ended. `started` was told before. */
   ended(key: string, runId: number, outcome: Outcome): void;
 }
@@ -91,6 +94,11 @@ export interface ExecutorPool extends AsyncDisposable {
   withdraw(key: string, runId: number): void;
   /** Stops a call: by its signal first, by the end of its executor after `graceMs`. Followed by `ended`. */
   abort(key: string, runId: number, reason: string): void;
+  /**
+   * Asks for the items that a call yields, from number `from` on. Followed by `items`, at once or when there are some, or
+   * by the end of the call. An unknown call, or one that has not started, is passed over.
+   */
+  items(key: string, runId: number, ask: number, from: number): void;
   /** Whether it has calls that have not ended. */
   readonly busy: boolean;
   /** The processes of all executors that are there, also of those that are being ended. */

@@ -52,6 +52,7 @@ export interface Seat {
   run(call: CallData): void;
   abort(seq: number, stop: Stop): void;
   forget(ids: readonly number[]): void;
+  items(seq: number, ask: number, from: number): void;
   /** Ends it, or as much as can be ended. */
   close(): void | Promise<void>;
 }
@@ -180,6 +181,11 @@ class InProcessPool implements ExecutorPool {
     const running = this.#running.get(idOf(key, runId));
     if (running === undefined) return this.withdraw(key, runId);
     this.#stop(running, { name: "AbortError", reason });
+  }
+
+  items(key: string, runId: number, ask: number, from: number): void {
+    const running = this.#running.get(idOf(key, runId));
+    running?.place.seat.items(running.seq, ask, from);
   }
 
   forget(ids: readonly number[]): void {
@@ -343,6 +349,9 @@ class InProcessPool implements ExecutorPool {
         break;
       case "event":
         this.#listener.event(key, runId, record[2], decodeMsgpack(record[3]));
+        break;
+      case "items":
+        this.#listener.items(key, runId, record[2], record[3]);
         break;
       case "ended":
         this.#end(running, outcomeOf(running, record[2]));

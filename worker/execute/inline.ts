@@ -38,6 +38,7 @@ export function startInlinePool(options: InProcessOptions): ExecutorPool {
         run: (call) => soon(() => void runner.run(call)),
         abort: (seq, stop) => soon(() => runner.abort(seq, stop)),
         forget: (ids) => runner.forget(ids),
+        items: (seq, ask, from) => soon(() => runner.items(seq, ask, from)),
         close: () => {
           timers.forEach(clearTimeout);
           return runner.close();

@@ -53,7 +53,9 @@ export type ToExecutor =
   /** Stop this call: `name` and `reason` are those of the error that its signal carries. */
   | readonly ["abort", seq: number, reason: string, name: Stop["name"]]
   /** Drop these kept inputs. */
-  | readonly ["forget", ids: readonly number[]];
+  | readonly ["forget", ids: readonly number[]]
+  /** Somebody wants the items that this call yields, from number `from` on. */
+  | readonly ["items", seq: number, ask: number, from: number];
 
 /**
  * What an executor tells its worker. The first record is `hello`. `started` may be missing: the end of a call says when

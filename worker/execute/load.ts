@@ -6,7 +6,12 @@
  */
 import { current, Reschedule } from "./current.ts";
 import { DaskError } from "../../protocol/errors.ts";
-import { type FunctionRef, LOADED_BUNDLES, type LoadedBundle, MODULE_PREFIX } from "../../protocol/call.ts";
+import {
+  LOADED_BUNDLES,
+  type LoadedBundle,
+  MODULE_PREFIX,
+  type OneFunctionRef,
+} from "../../protocol/call.ts";
 import { withOwnModules } from "./own_modules.ts";
 
 /** A function of a user. */
@@ -36,7 +41,7 @@ export class Loader {
 
   /** The function of a call. `bytes` gives the bytes of a bundle. At once when it was loaded before. */
   load(
-    ref: Exclude<FunctionRef, { kind: "builtin" }>,
+    ref: Exclude<OneFunctionRef, { kind: "builtin" }>,
     bytes: (dependency: number) => unknown,
   ): UserFunction | Promise<UserFunction> {
     if (ref.kind === "source") return this.#sources.get(ref.hash) ?? this.#compile(ref.hash, ref.source);

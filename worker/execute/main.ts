@@ -97,6 +97,9 @@ class Executor {
       case "forget":
         this.#kept.forget(record[1]);
         break;
+      case "items":
+        if (this.#running?.seq === record[1]) this.#running.items.ask(record[2], record[3]);
+        break;
     }
   }
 
@@ -135,7 +138,7 @@ class Executor {
         if (inputs instanceof Error) throw inputs;
         const values = new Map<string, unknown>();
         for (const { key, input } of inputs) values.set(key, input.value(this.#files));
-        let result = runTask({ pickle, buffers }, values, this.#loader);
+        let result = runTask({ pickle, buffers }, values, this.#loader, () => task.items);
         if (result instanceof Promise) {
           this.#tellStarted(task);
           this.#link.flush();

@@ -348,6 +348,13 @@ class ProcessPool implements ExecutorPool {
     if (placed.state === "started") this.#stop(placed);
   }
 
+  items(key: string, runId: number, ask: number, from: number): void {
+    const placed = this.#calls.get(idOf(key, runId));
+    if (placed?.state !== "started" || placed.executor === null) return;
+    placed.executor.link?.push(["items", placed.seq, ask, from]);
+    placed.executor.link?.flush();
+  }
+
   get busy(): boolean {
     return this.#calls.size > 0;
   }
@@ -1096,6 +1103,9 @@ class ProcessPool implements ExecutorPool {
         break;
       case "event":
         this.#listener.event(key, runId, record[2], decodeMsgpack(record[3]));
+        break;
+      case "items":
+        this.#listener.items(key, runId, record[2], record[3]);
         break;
       case "acknowledged":
         if (placed.stop !== null) this.#endIn(placed, executor, this.#graceMs);

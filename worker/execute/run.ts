@@ -21,6 +21,8 @@ import {
   type SpecFunction,
   type TaskSpec,
 } from "../../protocol/task_spec.ts";
+import { CURRENT, type Current, setCurrent } from "./current.ts";
+import { Items } from "./items.ts";
 import type { Loader, UserFunction } from "./load.ts";
 
 /** A `run_spec` as it came. */
@@ -31,11 +33,16 @@ export interface SpecBytes {
 
 /**
  * The result of a task, or a promise of it. A result that is produced piece by piece (a generator, an async iterable)
- * is given as the list of its pieces.
+ * is given as the list of its pieces, which are noted in `items` as they come.
  */
-export function runTask(spec: SpecBytes, inputs: ReadonlyMap<string, unknown>, loader: Loader): unknown {
+export function runTask(
+  spec: SpecBytes,
+  inputs: ReadonlyMap<string, unknown>,
+  loader: Loader,
+  items: () => Items,
+): unknown {
   const result = evaluate(readTaskSpec(spec.pickle, spec.buffers), inputs, loader);
-  return result instanceof Promise ? result.then(drained) : drained(result);
+  return result instanceof Promise ? result.then((value) => drained(value, items)) : drained(result, items);
 }
 
 /** What to do with Python's own functions. */
@@ -74,9 +81,72 @@ function callFunction(
 function callPayload(call: FunctionCall, dependencies: readonly unknown[], loader: Loader): unknown {
   const { function: ref } = call;
   const args = fillIn(call.args, dependencies);
-  if (ref.kind === "builtin") return callBuiltin(ref.name, args, loader);
-  const fn = loader.load(ref, (dependency) => dependencies[dependency]);
-  return typeof fn === "function" ? fn(...args) : fn.then((load: UserFunction) => load(...args));
+  const one = ref.kind === "each" ? ref.function : ref;
+  if (one.kind === "builtin") return callBuiltin(one.name, args, loader);
+  const run = (fn: UserFunction): unknown => ref.kind === "each" ? callEach(fn, args) : fn(...args);
+  const fn = loader.load(one, (dependency) => dependencies[dependency]);
+  return typeof fn === "function" ? run(fn) : fn.then(run);
+}
+
+/** Makes the calls of a chunk one after the other, as tasks of their own would be made. The first that fails ends it. */
+function callEach(fn: UserFunction, args: readonly unknown[]): unknown[] | Promise<unknown[]> {
+  const calls = splitCalls(args);
+  const results: unknown[] = [];
+  for (let i = 0; i < calls.length; i++) {
+    const result = callOne(fn, calls, i);
+    if (result instanceof Promise) return callRest(fn, calls, results, result);
+    results.push(result);
+  }
+  return results;
+}
+
+async function callRest(
+  fn: UserFunction,
+  calls: readonly (readonly unknown[])[],
+  results: unknown[],
+  pending: Promise<unknown>,
+): Promise<unknown[]> {
+  results.push(await pending);
+  while (results.length < calls.length) results.push(await callOne(fn, calls, results.length));
+  return results;
+}
+
+/** What one call of a chunk comes to, as the result of a task; a promise when it is to be awaited. */
+function callOne(fn: UserFunction, calls: readonly (readonly unknown[])[], i: number): unknown {
+  try {
+    const value = fn(...calls[i]!);
+    const result = isThenable(value) ? Promise.resolve(value).then(asList) : asList(value);
+    return result instanceof Promise ? result.catch((thrown) => Promise.reject(withItem(thrown, i))) : result;
+  } catch (thrown) {
+    throw withItem(thrown, i);
+  }
+}
+
+/** Nobody sees the items of a part of a task before it ends. */
+function asList(value: unknown): unknown {
+  return drained(value, () => new Items(() => {}));
+}
+
+/** What was thrown; its stack tells which item of the chunk it was. */
+function withItem(thrown: unknown, i: number): unknown {
+  try {
+    if (thrown instanceof Error) thrown.stack += `\n    in item ${i} of its chunk`;
+  } catch { /* it does not want to be changed */ }
+  return thrown;
+}
+
+function splitCalls(args: readonly unknown[]): readonly (readonly unknown[])[] {
+  const calls: unknown[][] = [];
+  for (let at = 0; at < args.length;) {
+    const count = args[at];
+    if (!Number.isSafeInteger(count) || Number(count) < 0 || at + Number(count) >= args.length) {
+      throw new DaskError(
+        `Cannot read the calls of a chunk: expected how many arguments follow, got ${describe(count)}`,
+      );
+    }
+    calls.push(args.slice(at + 1, at += 1 + Number(count)));
+  }
+  return calls;
 }
 
 /** Puts values where {@linkcode DependencyRef}s stand, also one level into arrays. */
@@ -87,7 +157,8 @@ function fillIn(args: readonly unknown[], dependencies: readonly unknown[]): unk
         `Cannot find dependency ${ref.$dependency} of the call: it has ${dependencies.length}`,
       );
     }
-    return dependencies[ref.$dependency];
+    const value = dependencies[ref.$dependency];
+    return ref.part === undefined ? value : elementAt(value, ref.part);
   };
   return args.map((arg) => {
     if (isDependencyRef(arg)) return valueOf(arg);
@@ -148,13 +219,54 @@ function describe(value: unknown): string {
   return `an object (${value.constructor?.name ?? "no class"})`;
 }
 
-function drained(value: unknown): unknown {
+/** A generator that never waits lets this thread hear what has come so often, ms. */
+const TURN_MS = 20;
+
+function drained(value: unknown, items: () => Items): unknown {
   if (typeof value !== "object" || value === null) return value;
-  if (Symbol.asyncIterator in value) return Array.fromAsync(value as AsyncIterable<unknown>);
+  if (Symbol.asyncIterator in value) return drainAsync(value as AsyncIterable<unknown>, items());
   if (Symbol.iterator in value && "next" in value && typeof value.next === "function") {
-    return Array.from(value as Iterable<unknown>);
+    return drainSync((value as Iterable<unknown>)[Symbol.iterator](), items());
   }
   return value;
+}
+
+async function drainAsync(iterable: AsyncIterable<unknown>, items: Items): Promise<unknown[]> {
+  for await (const item of iterable) items.push(item);
+  items.end();
+  return items.list;
+}
+
+/** The list at once when it takes less than a turn: short generators cost no more than other functions. */
+function drainSync(iterator: Iterator<unknown>, items: Items): unknown[] | Promise<unknown[]> {
+  return drainTurn(iterator, items) ? items.list : drainInTurns(iterator, items);
+}
+
+/** Whether the iterator came to its end. */
+function drainTurn(iterator: Iterator<unknown>, items: Items): boolean {
+  const until = performance.now() + TURN_MS;
+  for (let next = iterator.next(); next.done !== true; next = iterator.next()) {
+    items.push(next.value);
+    if (performance.now() >= until) return false;
+  }
+  items.end();
+  return true;
+}
+
+async function drainInTurns(iterator: Iterator<unknown>, items: Items): Promise<unknown[]> {
+  const place = globalThis as { readonly [CURRENT]?: Current | undefined };
+  const task = place[CURRENT];
+  for (;;) {
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    // Another task may have begun in this thread; the generator does not know that it was interrupted.
+    const other = place[CURRENT];
+    setCurrent(task);
+    try {
+      if (drainTurn(iterator, items)) return items.list;
+    } finally {
+      setCurrent(other);
+    }
+  }
 }
 
 /** Whether a value is to be awaited. */

@@ -5,6 +5,7 @@
  */
 import type { Current } from "./current.ts";
 import type { InsideClient } from "./inside.ts";
+import { type ItemBatch, Items } from "./items.ts";
 import { encodeEvent, Progress, PROGRESS_TOPIC } from "./news.ts";
 import type { Stop } from "./policy.ts";
 
@@ -14,7 +15,9 @@ export type TaskNews =
   | readonly ["acknowledged", seq: number]
   | readonly ["seceded", seq: number, computeDuration: number]
   /** Msgpack for a topic of the scheduler. */
-  | readonly ["event", seq: number, topic: string, message: Uint8Array];
+  | readonly ["event", seq: number, topic: string, message: Uint8Array]
+  /** Items for somebody who asked. */
+  | readonly ["items", seq: number, ask: number, batch: ItemBatch];
 
 /** A call, as far as it is of interest here. */
 export interface TaskOfCall {
@@ -36,6 +39,7 @@ export class RunningTask implements Current {
   readonly #say: (task: RunningTask, news: TaskNews) => void;
   readonly #inside: InsideClient;
   #progress: Progress | null = null;
+  #items: Items | null = null;
   #abort: AbortController | null = null;
   #seceded = false;
 
@@ -75,6 +79,11 @@ export class RunningTask implements Current {
       this.#seceded = true;
       this.#say(this, ["seceded", this.seq, Date.now() - this.start]);
     };
+  }
+
+  /** What it has yielded, if it is a generator. */
+  get items(): Items {
+    return this.#items ??= new Items((ask, batch) => this.#say(this, ["items", this.seq, ask, batch]));
   }
 
   /** As the client of a task notes it on those that it submits. */

@@ -42,5 +42,7 @@ self.onmessage = ({ data }: MessageEvent<ToThread>) => {
       return runner.abort(data[1], data[2]);
     case "forget":
       return runner.forget(data[1]);
+    case "items":
+      return runner.items(data[1], data[2], data[3]);
   }
 };

@@ -17,7 +17,8 @@ export type ToThread =
   | readonly ["begin", options: RunnerOptions]
   | readonly ["call", call: CallData]
   | readonly ["abort", seq: number, stop: Stop]
-  | readonly ["forget", ids: readonly number[]];
+  | readonly ["forget", ids: readonly number[]]
+  | readonly ["items", seq: number, ask: number, from: number];
 
 /** What a thread says. */
 export type FromThread =
@@ -71,6 +72,7 @@ function makeThread(options: RunnerOptions): MakeSeat {
       run: (call) => send(["call", call]),
       abort: (seq, stop) => send(["abort", seq, stop]),
       forget: (ids) => send(["forget", ids]),
+      items: (seq, ask, from) => send(["items", seq, ask, from]),
       close: () => {
         ready.reject(new DaskError("Cannot wait for executors: their pool was closed"));
         thread.terminate();

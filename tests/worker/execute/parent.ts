@@ -24,6 +24,7 @@ const pool = startProcessPool({
     withdrawn() {},
     seceded() {},
     event() {},
+    items() {},
     ended(key, _runId, outcome) {
       if (key !== "large" || outcome.type !== "succeeded") {
         throw new Error(`${key}: ${JSON.stringify(outcome)}`);

@@ -198,6 +198,7 @@ export class TestPool implements AsyncDisposable {
         withdrawn: (key) => tell({ type: "withdrawn", key }),
         seceded: (key, _runId, ms) => tell({ type: "seceded", key, ms }),
         event: (key, _runId, topic, message) => tell({ type: "event", key, topic, message }),
+        items: () => {},
         ended: (key, _runId, outcome) => tell({ type: "ended", key, outcome }),
       },
       ...rest,
