@@ -12,6 +12,7 @@ import { keyPrefix, keyText } from "../protocol/key.ts";
 import type { Logger } from "../base/log.ts";
 import { Attempts } from "./attempts.ts";
 import type { ExecutorCall, ExecutorListener, ExecutorPool } from "./execute/executor.ts";
+import type { StatefulTasks } from "./execute/stateful.ts";
 import type { Key, TimerName, WorkerEvent } from "./machine/events.ts";
 import type { Instruction, ToScheduler } from "./machine/instructions.ts";
 import type { WorkerMachine } from "./machine/machine.ts";
@@ -24,6 +25,8 @@ export interface WorkerParts {
   readonly store: Ref<StoreCalls>;
   readonly peer: Ref<PeerCalls>;
   readonly pool: ExecutorPool;
+  /** Instances that live here, which few workers have: `load` makes room for the first, `loaded` is null before. */
+  readonly stateful: { load(): Promise<StatefulTasks>; loaded(): Promise<StatefulTasks> | null };
   readonly logger: Logger;
   /** Queues a message for the scheduler. */
   readonly send: (message: ToScheduler) => void;
@@ -98,7 +101,10 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
           ranSeconds[prefix] = (ranSeconds[prefix] ?? 0) + (outcome.stop - outcome.start) / 1000;
           return pipe(
             store.ask("commit", { key, payload }),
-            ({ nbytes }) => tell({ ...rest, type: "execute-succeeded", key, runId, nbytes, at: now() }),
+            ({ nbytes }) => {
+              tell({ ...rest, type: "execute-succeeded", key, runId, nbytes, at: now() });
+              if (call?.execute.runSpec.stateful === true) withStateful((stateful) => stateful.stored(key));
+            },
             (error) =>
               tell(
                 failureEvent(
@@ -161,6 +167,7 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
       case "fetch":
         return fetch(instruction.peer, instruction.keys);
       case "free":
+        withStateful((stateful) => stateful.free(instruction.keys));
         return pipe(
           store.ask("free", { keys: instruction.keys }),
           ({ ids }) => pool.forget(ids),
@@ -197,27 +204,39 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
   function place(call: Call, found: ExecutorCall["inputs"]): void {
     call.state = "placed";
     const { key, runId, runSpec, annotations } = call.execute;
-    pool.place({
+    const placed: ExecutorCall = {
       key,
       runId,
       runSpec,
       annotations,
       attempt: attempts.of(key),
       inputs: found.map((stored) => ({ key: stored.key, id: stored.id, payload: stored.payload })),
+    };
+    if (runSpec.stateful !== true) return pool.place(placed);
+    pipe(parts.stateful.load(), (stateful) => stateful.place(placed), (error) => {
+      endCall(key, runId);
+      tell(failureEvent(key, runId, `Cannot make the actor "${keyText(key)}": ${error.message}`, now()));
     });
+  }
+
+  /** What is asked of instances comes to them in this order, as what is placed. */
+  function withStateful(use: (stateful: StatefulTasks) => void): void {
+    parts.stateful.loaded()?.then(use, () => {}); // what could not be loaded holds nothing
   }
 
   function withdraw(key: Key, runId: number): void {
     const call = calls.get(callId(key, runId));
     // Its inputs are still on the way: `inputs` will find it withdrawn and say so.
     if (call?.state === "viewing") call.state = "withdrawn while viewing";
+    else if (call?.execute.runSpec.stateful === true) withStateful((of) => of.withdraw(key, runId));
     else pool.withdraw(key, runId);
   }
 
   function abort({ key, runId, reason }: Extract<Instruction, { type: "abort" }>): void {
     const call = calls.get(callId(key, runId));
     if (call !== undefined) call.aborted = true;
-    pool.abort(key, runId, reason);
+    if (call?.execute.runSpec.stateful === true) withStateful((of) => of.abort(key, runId, reason));
+    else pool.abort(key, runId, reason);
   }
 
   function forgetWithdrawn(call: Call): void {

@@ -41,6 +41,8 @@ export interface SubmittedTask {
   readonly signature: string;
   /** A task of Python's: `function` and `payload` mean nothing then. */
   readonly python?: PythonCall;
+  /** Its result is to stay where it was made. */
+  readonly actor?: true;
 }
 
 /** A life of a key that begins. */

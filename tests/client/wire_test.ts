@@ -105,12 +105,16 @@ Deno.test("the client writes what the scheduler expects, field by field", () => 
     annotations: null,
     signature: "",
   };
-  const graph = (annotations: SubmittedTask["annotations"], submitting: SubmittingTask | null = null) =>
+  const graph = (
+    annotations: SubmittedTask["annotations"],
+    submitting: SubmittingTask | null = null,
+    tasks: readonly SubmittedTask[] = [task],
+  ) =>
     writeToScheduler({
       op: "update-graph",
-      tasks: [task],
+      tasks,
       keys: ["x"],
-      priorities: [4],
+      priorities: [4, 5],
       annotations,
       form: "reconstruct",
       stimulusId: "s-1",
@@ -126,6 +130,8 @@ Deno.test("the client writes what the scheduler expects, field by field", () => 
     span_metadata: {},
     stimulus_id: "s-1",
   });
+  const actor: SubmittedTask = { ...task, key: keyFromWire(["a", 1]), actor: true };
+  assertEquals(graph(null, null, [task, actor])["actors"], [["a", 1]]);
   assertEquals(
     ["submitting_task", "internal_priority", "annotations"].map((name) =>
       graph(null, { key: keyFromWire(["t", 1]), depth: 1 })[name]
