@@ -695,11 +695,7 @@ export class Client implements Executor {
     checkOptions(options, "actor");
     const { code, options: own } = codeOf(cls);
     const node = asOp<I>(callNode(code, args, { ...own, pure: false }));
-    const signal = options.signal ?? this.#defaults?.signal;
-    // The scheduler cannot keep actors waiting for the first worker.
-    await this.#core.waitForWorkers(1, signal);
-    const future = this.#submitOne(node, options, true);
-    return await this.#remote<I>(future, undefined);
+    return await this.#remote<I>(this.#submitOne(node, options, true), undefined);
   }
 
   /**
@@ -1175,7 +1171,9 @@ export class Client implements Executor {
       // Dependencies come first, so outputs are found from the end.
       for (const key of outputs) {
         const i = submitted.findLastIndex((task) => task.key === key);
-        if (i >= 0) submitted[i] = { ...submitted[i]!, actor: true };
+        if (i < 0) continue;
+        const task = submitted[i]!;
+        submitted[i] = { ...task, actor: true, signature: `actor ${task.signature}` };
       }
     }
     // Nothing can fail from here on.

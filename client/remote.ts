@@ -23,6 +23,9 @@ import { decodeValue, encodeValue } from "../protocol/value.ts";
 import { remoteError } from "./failures.ts";
 import { type Future, inMemory, type KeyState, stateOf } from "./future.ts";
 
+/** How long a call under way waits for the worker's own word of a loss, when the scheduler tells of it, ms. */
+const REASON_MS_MAX = 1_000;
+
 /**
  * An actor on the cluster, made by {@linkcode Client.actor} or found by {@linkcode Client.remote}: its methods give
  * promises of their results, its fields are promises of their values.
@@ -82,6 +85,7 @@ export async function remote<I>(
     );
   }
   const actor = new RemoteActor(future, handle, parts);
+  RemoteActor.refuseLost(actor);
   // What it has the type says and the handle knows: the proxy only looks names up.
   return new Proxy(actor, HANDLER) as unknown as Remote<I>;
 }
@@ -100,6 +104,10 @@ class RemoteActor {
   #last: Promise<unknown> = Promise.resolve();
   /** Whether the worker is reached straight; null: not tried yet. */
   #direct: boolean | null = null;
+  /** Calls that were written and have not ended. */
+  #calls = 0;
+  /** Ends the waiting for the reason of a loss. */
+  #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(future: Future<unknown>, handle: ActorHandle, parts: RemoteParts) {
     this.#future = future;
@@ -139,6 +147,10 @@ class RemoteActor {
     throw new TypeError(`Cannot use "${name}" of ${actor.#text}: ${actor.#offer()}`);
   }
 
+  static refuseLost(actor: RemoteActor): void {
+    actor.#end.signal.throwIfAborted();
+  }
+
   static refuseArgument(actor: RemoteActor): never {
     throw new TypeError(
       `Cannot use ${actor.#text} as an argument: give its key, as text, and find it where it is used by ` +
@@ -170,12 +182,15 @@ class RemoteActor {
     else if (status === "cancelled") {
       this.#finish(new CancelledError(`Cannot use ${this.#text}: it was cancelled`));
     } else if (status === "error" || status === "lost") {
-      this.#finish(this.#lostError("its worker left the cluster, or its process ended"));
+      const finish = () => this.#finish(this.#lostError("its worker left the cluster, or its process ended"));
+      if (this.#calls === 0) finish();
+      else this.#timer ??= setTimeout(finish, REASON_MS_MAX);
     }
   }
 
   #finish(error: Error): void {
     if (this.#end.signal.aborted) return;
+    clearTimeout(this.#timer);
     this.#unlisten();
     this.#end.abort(error);
   }
@@ -195,18 +210,23 @@ class RemoteActor {
     const call = async (): Promise<unknown> => {
       const { signal } = this.#end;
       signal.throwIfAborted();
+      let reply: unknown;
       try {
-        return this.#answer(name, await this.#ask(request));
+        reply = await this.#ask(request);
       } catch (error) {
         signal.throwIfAborted();
-        // Nobody there any more: the connection says so before the scheduler does, and so does the scheduler for it.
-        if (error instanceof CommClosedError || this.#direct === false) {
-          throw this.#lostError((error as Error).message, error);
+        // Nobody there any more: the connection says so before the scheduler does, or the scheduler in its place.
+        if (error instanceof CommClosedError || (this.#direct === false && error instanceof DaskError)) {
+          const lost = this.#lostError(error.message, error);
+          if (this.#state.status !== "finished") this.#finish(lost);
+          throw lost;
         }
         throw error;
       }
+      return this.#answer(name, reply);
     };
-    const called = this.#last.then(call);
+    this.#calls++;
+    const called = this.#last.then(call).finally(() => this.#calls--);
     this.#last = called.catch(() => {});
     return called;
   }

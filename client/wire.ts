@@ -177,12 +177,7 @@ function writeUpdateGraph(
   const { tasks, priorities } = message;
   const depth = submitting === null ? 0 : submitting.depth + 1;
   const priority = new Map<string, number>();
-  let actors: Key[] | null = null;
-  for (let i = 0; i < tasks.length; i++) {
-    const { key, actor } = tasks[i]!;
-    priority.set(key, priorities[i]! - depth * DEPTH_STEP);
-    if (actor === true) (actors ??= []).push(key);
-  }
+  for (let i = 0; i < tasks.length; i++) priority.set(tasks[i]!.key, priorities[i]! - depth * DEPTH_STEP);
   return {
     op: "update-graph",
     expr_ser: writeExpression(message),
@@ -190,7 +185,8 @@ function writeUpdateGraph(
     internal_priority: priority,
     submitting_task: submitting === null ? null : keyToWire(submitting.key),
     span_metadata: {},
-    ...(actors === null ? {} : { actors: actors.map(keyToWire) }),
+    // All that are wanted: actors are not mixed with others.
+    ...(tasks[0]?.actor === true ? { actors: true } : {}),
     ...(message.annotations === null && depth === 0
       ? {}
       : { annotations: writeAnnotations(message.annotations ?? {}, depth) }),

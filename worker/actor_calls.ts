@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { serialized } from "../protocol/envelope.ts";
 import type { Payload } from "../protocol/payload.ts";
 import {
   type Fields,
@@ -14,7 +15,7 @@ import {
   readSerialized,
   readString,
 } from "../protocol/read.ts";
-import { absent, type InstanceCall } from "./execute/stateful.ts";
+import { absent, asPickle, type InstanceCall } from "./execute/stateful.ts";
 import type { RpcParts } from "./rpc.ts";
 import { writeOutcome } from "./run_function.ts";
 
@@ -54,7 +55,10 @@ async function call(
 ): Promise<unknown> {
   const key = readKey(fields["actor"], `${op}.actor`);
   const there = await stateful();
-  return writeOutcome(await there?.call(key, what) ?? absent(key), files);
+  const outcome = await there?.call(key, what) ?? absent(key);
+  if (outcome.type !== "failed") return writeOutcome(outcome, files);
+  // Of a task Python's clients read the exception themselves, of an actor they raise what came.
+  return { status: "error", exception: serialized(asPickle(outcome.exception)) };
 }
 
 function readPayload(value: unknown, path: string): Payload {

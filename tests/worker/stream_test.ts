@@ -98,8 +98,8 @@ Deno.test("an actor that cannot be made fails that task alone", async () => {
   const run_spec = pickled(new TextEncoder().encode("no pickle"));
   for (const [run_id, annotations] of [{}, { deno: { timeout: -1 } }].entries()) {
     scheduler.say({ ...task, key: `actor-${run_id}`, run_id, run_spec, annotations });
-    const erred = await scheduler.hears((message) => message["op"] === "task-erred");
-    assertEquals([erred["key"], erred["run_id"]], [`actor-${run_id}`, run_id]);
+    const erred = await scheduler.hears((message) => message["key"] === `actor-${run_id}`);
+    assertEquals([erred["op"], erred["run_id"]], ["task-erred", run_id]);
     assertStringIncludes(String(erred["exception_text"]), run_id === 0 ? "pickle" : "deno.timeout");
   }
   await roundTrip(scheduler, "still-there");

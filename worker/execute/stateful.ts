@@ -158,15 +158,15 @@ export class StatefulTasks implements AsyncDisposable {
       calls.set(runId, (outcome) => {
         calls.delete(runId);
         pool.forget(inputs.map(({ id }) => id));
-        resolve(outcome);
+        resolve(outcome.type === "rescheduled" ? failed(notElsewhere(key)) : outcome);
       });
       pool.place({ key, runId, runSpec: writeCall(key, call, inputs), inputs, annotations: {} });
     });
   }
 
-  /** Nobody wants these keys any more. */
+  /** Nobody wants these values any more. One that is still being made is none yet: it is aborted, and its end told. */
   free(keys: readonly Key[]): void {
-    for (const key of keys) this.#drop(key, "it was released");
+    for (const key of keys) if (this.#instances.get(key)?.made === true) this.#drop(key, "it was released");
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -220,19 +220,12 @@ export class StatefulTasks implements AsyncDisposable {
     const { listener } = this.#options;
     if (outcome.type === "succeeded") {
       instance.made = true;
-      // What came is bytes, of which nothing is read here: the pickle of the handle.
-      const payload = { header: PICKLE_HEADER, frames: outcome.payload.frames };
-      return listener.ended(key, runId, { ...outcome, ...ACTOR_TYPE, payload });
+      return listener.ended(key, runId, { ...outcome, ...ACTOR_TYPE, payload: asPickle(outcome.payload) });
     }
     this.#forget(instance);
     if (outcome.type === "failed") return listener.ended(key, runId, outcome);
     // The scheduler would not notice that it has left this worker.
-    this.#failed(key, runId, true, {
-      name: "DaskError",
-      message: `Cannot make the actor "${keyText(key)}" elsewhere: only tasks can ask for that`,
-      stack: "",
-      kind: "failed",
-    });
+    this.#failed(key, runId, true, notElsewhere(key));
   }
 
   #lost(instance: Instance, exit: string): void {
@@ -250,10 +243,9 @@ export class StatefulTasks implements AsyncDisposable {
   }
 
   #failed(key: Key, runId: number, started: boolean, error: ErrorData): void {
-    const now = Date.now();
     const { listener } = this.#options;
-    if (!started) listener.started(key, runId, now);
-    listener.ended(key, runId, { type: "failed", ...writeException(error), start: now, stop: now });
+    if (!started) listener.started(key, runId, Date.now());
+    listener.ended(key, runId, failed(error));
   }
 
   #drop(key: Key, why: string): void {
@@ -285,6 +277,11 @@ export class StatefulTasks implements AsyncDisposable {
       buffers: [],
     };
   }
+}
+
+/** Bytes that are a pickle, as what the pickle holds. Nothing of them is read here. */
+export function asPickle(bytes: Payload): Payload {
+  return { header: PICKLE_HEADER, frames: bytes.frames };
 }
 
 /** What an instance may do that asks for itself: as of any task, no more than all tasks of the worker. */
@@ -322,8 +319,17 @@ export function absent(key: Key): Outcome {
 }
 
 function lost(key: Key, exit: string): Outcome {
+  return failed(lostData(key, exit));
+}
+
+function failed(error: ErrorData): Outcome {
   const now = Date.now();
-  return { type: "failed", ...writeException(lostData(key, exit)), start: now, stop: now };
+  return { type: "failed", ...writeException(error), start: now, stop: now };
+}
+
+function notElsewhere(key: Key): ErrorData {
+  const message = `Cannot run "${keyText(key)}" elsewhere: it is an actor, and only tasks can ask for that`;
+  return { name: "DaskError", message, stack: "", kind: "failed" };
 }
 
 function lostData(key: Key, exit: string): ErrorData {
