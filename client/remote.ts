@@ -160,7 +160,6 @@ class RemoteActor {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#finish(new DaskError(`Cannot use ${this.#text}: it was released`));
-    this.#future.release();
     const { owner } = this.#state;
     if (owner.ended === null) await owner.settled();
   }
@@ -193,6 +192,8 @@ class RemoteActor {
     clearTimeout(this.#timer);
     this.#unlisten();
     this.#end.abort(error);
+    // Also when it is lost: once nobody wants it, there can be another one under its key.
+    this.#future.release();
   }
 
   #lostError(exit: string, cause?: unknown): WorkerLostError {

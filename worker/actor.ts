@@ -101,10 +101,7 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
           ranSeconds[prefix] = (ranSeconds[prefix] ?? 0) + (outcome.stop - outcome.start) / 1000;
           return pipe(
             store.ask("commit", { key, payload }),
-            ({ nbytes }) => {
-              tell({ ...rest, type: "execute-succeeded", key, runId, nbytes, at: now() });
-              if (call?.execute.runSpec.stateful === true) withStateful((stateful) => stateful.stored(key));
-            },
+            ({ nbytes }) => tell({ ...rest, type: "execute-succeeded", key, runId, nbytes, at: now() }),
             (error) =>
               tell(
                 failureEvent(

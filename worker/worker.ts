@@ -718,10 +718,6 @@ class Worker implements WorkerHandle {
           permissions: this.#settings.permissions,
           listener,
           address: this.address,
-          lost: (key) => {
-            const [stimulusId, at] = ["actor-lost", Date.now()];
-            this.#actor?.tell("events", [{ type: "free-keys", keys: [key], stimulusId, at }]);
-          },
           logger: this.#log,
         }),
       )

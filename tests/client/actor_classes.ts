@@ -83,6 +83,17 @@ export class Counter extends Base {
     return current().key;
   }
 
+  readonly #kept: Uint8Array[] = [];
+
+  /** Takes memory, and time enough for others to notice. */
+  async grow(bytes: number): Promise<number> {
+    for (let taken = 0; taken < bytes; taken += 50e6) {
+      this.#kept.push(new Uint8Array(50e6).fill(1));
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    return await new Promise(() => {});
+  }
+
   exit(code: number): never {
     Deno.exit(code);
   }

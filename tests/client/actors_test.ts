@@ -141,6 +141,29 @@ for (const isolation of ["thread", "inline"] as const) {
   });
 }
 
+Deno.test("an actor needs none of the permissions that its worker keeps from tasks", async () => {
+  await using c = await cluster(here, 1, ["--task-permissions", "none"]);
+  await using counter = await c.client.actor(t.Counter, [1]);
+  assertEquals([await counter.add(1), await counter.n], [2, 2]);
+  await assertRejects(() => counter.nested(), TaskError, `lacks the permission "net"`);
+});
+
+Deno.test("an actor that grows beyond its worker's memory is ended, the worker is not", async () => {
+  await using client = await connect(here);
+  const memoryLimit = Deno.memoryUsage().rss + 400e6;
+  await using _ = await startWorker({
+    address: here,
+    slots: 1,
+    validate: true,
+    memoryLimit,
+    memory: { target: false, spill: false, pause: false, terminate: 0.9 },
+  });
+  await using counter = await client.actor(t.Counter, [1]);
+  const error = await lossOf(counter.grow(1e9));
+  assertStringIncludes(error.message, "of its memory limit");
+  assertEquals(await client.submit(() => 1, []).result(), 1);
+});
+
 // --- Failing ---
 
 Deno.test("a method that throws rejects with what it threw, by whom and where; the actor lives on", async () => {
@@ -257,37 +280,28 @@ Deno.test("a method under way does not keep a released actor, and hears that it 
   await until(() => !isAlive(pid));
 });
 
-Deno.test("when the process of an actor is killed, pending and later calls reject as lost", async () => {
+Deno.test("when the process of an actor is killed, pending and later calls of all its holders reject as lost", async () => {
   await using c = await cluster(here, 1);
   const { client, addresses } = c;
-  await using counter = await client.actor(t.Counter, [1]);
-  const key = await counter.key();
+  const key = "actors-test-killed";
+  await using counter = await client.actor(t.Counter, [1], { key });
+  await using other = await connect(here);
+  await using same = await other.remote<Counter>(key);
   const pid = await counter.pid();
   const pending = [counter.forever(), counter.add(1), counter.n].map((call) => lossOf(call));
-  await until(async () => (await client.whoHas()).has(key));
   Deno.kill(pid, "SIGKILL");
   const [first, ...others] = await Promise.all(pending);
   assertStringIncludes(first!.message, "SIGKILL");
   assertEquals([first!.key, first!.attempts[0]!.worker], [key, addresses[0]]);
   for (const error of others) assertInstanceOf(error, WorkerLostError);
   await lossOf(counter.add(1));
-  // The scheduler knows it, too, and the worker lives on.
-  using future = client.future(key);
-  await until(() => future.status === "error");
-  assertStringIncludes((await lossOf(client.remote(key))).message, "Lost the actor");
-  await using again = await client.actor(t.Counter, [5]);
+  // Whoever was idle meanwhile hears of it with the next call; whoever comes now, too.
+  await using late = await other.remote<Counter>(key);
+  for (const one of [same, late]) assertStringIncludes((await lossOf(one.n)).message, "SIGKILL");
+  // The worker lives on, and there can be another one under this key.
+  await until(async () => !(await client.whoHas()).has(key));
+  await using again = await client.actor(t.Counter, [5], { key });
   assertEquals(await again.add(1), 6);
-});
-
-Deno.test("when an idle actor's process is killed, all its holders hear of it without a call", async () => {
-  await using c = await cluster(here, 1);
-  await using counter = await c.client.actor(t.Counter, [1]);
-  await using other = await connect(here);
-  using future = other.future(await counter.key());
-  await future.result();
-  Deno.kill(await counter.pid(), "SIGKILL");
-  await until(() => future.status === "error");
-  await lossOf(counter.n);
 });
 
 Deno.test("an actor that ends its own process is lost, with the reason", async () => {
@@ -303,6 +317,8 @@ Deno.test("when its worker is killed, pending and later calls reject as lost, an
     workers: [c.addresses[0]!],
     allowOtherWorkers: true,
   });
+  await using other = await connect(here);
+  await using idle = await other.remote<Counter>(await counter.key());
   const key = await counter.key();
   const pid = await counter.pid();
   const [victim] = c.processes.filter((process) => processTree(process.pid).includes(pid));
@@ -311,11 +327,12 @@ Deno.test("when its worker is killed, pending and later calls reject as lost, an
   for (const error of await Promise.all(pending)) {
     assertEquals([error.key, error.worker], [key, c.addresses[0]]);
   }
-  await lossOf(counter.n);
+  await Promise.all([lossOf(counter.n), lossOf(idle.n)]);
   await until(() => !isAlive(pid));
   await until(async () => (await c.client.workers()).length === 1);
   await lossOf(counter.add(1));
-  assertEquals((await c.client.whoHas()).get(key), []);
+  // Nobody wants it any more.
+  await until(async () => !(await c.client.whoHas()).has(key));
 });
 
 Deno.test("a worker that closes takes its actors along", async () => {
@@ -350,10 +367,10 @@ Deno.test("a Python client makes an actor, calls it, reads its fields, and share
   const told = await python.run(`
 global counter
 future = client.submit(ts("Counter"), 10, actor=True, key="python-counter")
-counter = future.result()
-answers = [counter.add(2).result(), counter.scale(factor=3).result(), counter.n, repr(counter)]
+counter = future.result(timeout=10)
+answers = [counter.add(2).result(timeout=10), counter.scale(factor=3).result(timeout=10), counter.n, repr(counter)]
 try:
-    counter.fails("from Python").result()
+    counter.fails("from Python").result(timeout=10)
 except Exception as error:
     answers.append(f"{type(error).__name__}: {error}")
 try:
@@ -380,7 +397,8 @@ return value`),
   );
 });
 
-Deno.test("the scheduler found nothing to complain about", async () => {
+Deno.test("the scheduler found nothing to complain about, and its books are right", async () => {
+  await python.run("client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.validate_state())");
   assertEquals(await errorsInLog(scheduler), []);
 });
 

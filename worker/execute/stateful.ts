@@ -1,7 +1,7 @@
 /**
  * Stateful tasks, which dask calls actors, on the worker's side. The law: each instance has an executor of its own,
  * which ends with it and is never replaced; and every call of it is answered, also when instance, executor or worker
- * goes.
+ * goes. Of one whose executor has ended is remembered how, until nobody wants it.
  *
  * To make an instance is a task as all others: it waits for its inputs and for a slot, and fails as they do. What is
  * stored as its result is a handle. Calls are no tasks: they take no slot, and the task machine never hears of them. They
@@ -40,8 +40,6 @@ export interface StatefulOptions {
   readonly listener: ExecutorListener;
   /** Of the worker. */
   readonly address: string;
-  /** An instance whose handle is stored is lost. */
-  readonly lost: (key: Key) => void;
   readonly logger: Logger;
 }
 
@@ -62,8 +60,6 @@ interface Instance {
   /** Its making was told as started. */
   started: boolean;
   made: boolean;
-  /** Its handle is stored. */
-  stored: boolean;
   /** How its executor ended; null while it is there. */
   exit: string | null;
   /** All and only calls that have not ended, by number, with who waits for them. */
@@ -137,14 +133,6 @@ export class StatefulTasks implements AsyncDisposable {
 
   // --- Living ---
 
-  /** The handle of an instance is stored: from now on its loss is told. */
-  stored(key: Key): void {
-    const instance = this.#instances.get(key);
-    if (instance === undefined) return;
-    instance.stored = true;
-    if (instance.exit !== null) this.#options.lost(key);
-  }
-
   /** Calls an instance. Never rejects; one that is not there fails as lost. */
   call(key: Key, call: InstanceCall): Promise<Outcome> {
     const instance = this.#instances.get(key);
@@ -208,7 +196,6 @@ export class StatefulTasks implements AsyncDisposable {
       pool,
       started: false,
       made: false,
-      stored: false,
       exit: null,
       calls: new Map(),
     };
@@ -239,7 +226,6 @@ export class StatefulTasks implements AsyncDisposable {
     }
     this.#options.logger.log("warning", `Lost the actor "${keyText(key)}": its executor ${exit}`);
     for (const answer of [...calls.values()]) answer(lost(key, exit));
-    if (instance.stored) this.#options.lost(key);
   }
 
   #failed(key: Key, runId: number, started: boolean, error: ErrorData): void {

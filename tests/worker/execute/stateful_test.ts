@@ -38,7 +38,6 @@ class TestTasks implements AsyncDisposable {
           }),
       permissions,
       address: "tcp://me:1",
-      lost: (key) => this.#tell(`lost ${key}`),
       logger: silent,
       listener: {
         started: (key) => this.#tell(`started ${key}`),
@@ -127,7 +126,6 @@ for (const isolation of ["process", "thread"] as const) {
       methods: ["add"],
       fields: ["n"],
     });
-    test.tasks.stored("c");
     assertEquals(await Promise.all([test.call("c", "add", 1), test.call("c", "add", 2)]), [11, 13]);
     assertEquals(await test.answer("c", { attribute: "n" }), 13);
     const unknown = await Promise.all([
@@ -157,7 +155,6 @@ Deno.test("what cannot be made fails, and nothing is left of it", async () => {
   test.tasks.place({ ...making("late", "begin() { for (;;); }"), annotations: { deno: { timeout: 50 } } });
   assertStringIncludes(await test.failure("late"), "longer than its timeout of 50 ms");
   assertEquals(test.tasks.pools, []);
-  assert(!test.told.some((word) => word.startsWith("lost")));
   for (const key of ["throws", "elsewhere", "nonsense", "exits", "late"]) {
     assertEquals(test.told.filter((word) => word.includes(key)), [`started ${key}`, `ended ${key} failed`]);
   }
@@ -194,7 +191,7 @@ Deno.test("its permissions are its own, and no more than those of tasks", async 
   assertEquals(test.processes.length, 3);
 });
 
-Deno.test("when its executor ends, its calls fail, and the loss is told once its handle is stored", async () => {
+Deno.test("when its executor ends, its calls fail with how that was, until it is freed", async () => {
   await using test = new TestTasks();
   const endless = "forever() { return new Promise(() => {}); }";
   test.tasks.place(making("c", endless));
@@ -207,18 +204,17 @@ Deno.test("when its executor ends, its calls fail, and the loss is told once its
     assertStringIncludes(String(text), "SIGKILL");
   }
   assertStringIncludes(String(await test.call("c", "add", 1)), "SIGKILL");
-  assertEquals(test.told.includes("lost c"), false);
-  test.tasks.stored("c");
-  assertEquals(test.told.includes("lost c"), true);
+  assertEquals(test.processes, []);
+  test.tasks.free(["c"]);
+  assertStringIncludes(String(await test.call("c", "add", 1)), "is not on this worker");
 
-  test.tasks.place(making("d"));
+  test.tasks.place(making("d", endless));
   await test.hears("ended d succeeded");
-  test.tasks.stored("d");
   // As when it takes too much memory.
-  const [pool] = test.tasks.pools.filter((pool) => pool.processes().length > 0);
+  const [pool] = test.tasks.pools;
+  const call = test.call("d", "forever");
   pool!.terminate(pool!.processes()[0]!, "was ended at 2 GiB of 1 GiB");
-  await test.hears("lost d");
-  assertStringIncludes(String(await test.call("d", "add", 1)), "was ended at 2 GiB of 1 GiB");
+  assertStringIncludes(String(await call), "was ended at 2 GiB of 1 GiB");
 });
 
 Deno.test("the end of all ends its processes and answers its calls", async () => {
