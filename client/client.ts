@@ -10,10 +10,11 @@
 import { systemClock, toError } from "../actors/kernel/mod.ts";
 import type { Logger } from "../base/log.ts";
 import type { Transport } from "../comm/comm.ts";
-import { RpcPool } from "../comm/pool.ts";
+import { type Request, RpcPool } from "../comm/pool.ts";
 import { tcp } from "../comm/tcp.ts";
 import { type TlsOptions, tlsTransport } from "../comm/tls.ts";
 import {
+  type ActorTask,
   type AnyOp,
   DispatchGraph,
   type Executor,
@@ -34,6 +35,8 @@ import {
   type Waiting,
 } from "../dispatch/mod.ts";
 import { chunkOf } from "../dispatch/chunk.ts";
+import { codeOf } from "../dispatch/code.ts";
+import { asOp, callNode } from "../dispatch/node.ts";
 import { normalizeAddress, parseAddress } from "../protocol/address.ts";
 import { NO_BYTES } from "../protocol/bytes.ts";
 import { CALL_PREFIX, encodeCall } from "../protocol/call.ts";
@@ -85,6 +88,7 @@ import {
   stateOf,
   wait,
 } from "./future.ts";
+import { type Remote, remote } from "./remote.ts";
 import { readSchedulerInfo, type SchedulerInfo } from "./identity.ts";
 import type { Address, ClientEvent, Key, SubmittedTask, Want } from "./machine/events.ts";
 import type { Diagnosis, ItemBatch, News, WorkerInfo } from "./messages.ts";
@@ -449,6 +453,11 @@ class Core implements KeyOwner {
     }
   }
 
+  /** Asks a worker something, straight. */
+  askWorker(address: string, request: Request, signal: AbortSignal): Promise<unknown> {
+    return this.#workers.call(address, request, { signal });
+  }
+
   /** Says something on the stream, after all that was done before. */
   say(message: Readonly<Record<string, unknown>>): void {
     this.open(`tell the scheduler "${String(message["op"])}"`);
@@ -798,6 +807,73 @@ export class Client implements Executor {
     }
     keyToWire(key);
     return newFuture<T>(this.#core.states.get(key) ?? this.#desire(key));
+  }
+
+  /**
+   * Makes an instance of a class on a worker, where it stays with its state; gives a handle to call it by, see
+   * {@linkcode Remote}. Futures and nodes among the arguments stand for their values. The constructor runs as a task, in a
+   * slot and with these options; without `key` it is a new actor each time. When there is an actor under that key
+   * already, it is given as it is.
+   *
+   * @param options `signal` cancels the making; it has no part in the calls.
+   * @throws {TaskError} when the constructor throws. @throws {SerializationError} when an argument cannot travel.
+   * @example
+   * ```ts ignore
+   * const t = tasks<typeof import("./counter.ts")>(new URL("./counter.ts", import.meta.url));
+   * await using counter = await client.actor(t.Counter, [10]);
+   * console.log(await counter.add(2), await counter.n); // 12 12
+   * ```
+   */
+  async actor<A extends unknown[], I extends object>(
+    cls: ActorTask<A, I>,
+    args: LiftAll<A>,
+    options: TaskOptions = NO_OPTIONS,
+  ): Promise<Remote<I>> {
+    const call = "make an actor";
+    this.#core.open(call);
+    if (!Array.isArray(args)) {
+      throw new TypeError(
+        `Cannot ${call}: expected the constructor's arguments as an array, got ${describe(args)}; write ` +
+          `actor(t.Counter, [10])`,
+      );
+    }
+    checkOptions(options, "actor");
+    const { code, options: own } = codeOf(cls);
+    const node = asOp<I>(callNode(code, args, { ...own, pure: false }));
+    return await this.#remote<I>(this.#submitOne(node, options, true), undefined);
+  }
+
+  /**
+   * The actor that somebody made under a key: another client, or another task. It lives as long as one of them wants it.
+   *
+   * @param options `signal` ends the waiting for it.
+   * @throws {CancelledError} when the scheduler does not know the key. @throws {DaskError} when it is no actor.
+   * @example
+   * ```ts ignore
+   * await client.actor(t.Counter, [10], { key: "visits" });
+   * // elsewhere, in a task as well:
+   * await using counter = await (await current().client()).remote<Counter>("visits");
+   * await counter.add(1);
+   * ```
+   */
+  async remote<I extends object>(key: string, options: Waiting = {}): Promise<Remote<I>> {
+    return await this.#remote<I>(this.future(key), signalOf(options));
+  }
+
+  async #remote<I extends object>(
+    future: Future<unknown>,
+    signal: AbortSignal | undefined,
+  ): Promise<Remote<I>> {
+    const core = this.#core;
+    try {
+      return await remote<I>(future, {
+        worker: (address, request, signal) => core.askWorker(address, request, signal),
+        scheduler: (request, signal) => core.scheduler.call(core.address, request, { signal }),
+      }, signal);
+    } catch (error) {
+      future.release();
+      throw error;
+    }
   }
 
   /**
@@ -1222,10 +1298,10 @@ export class Client implements Executor {
   }
 
   /** A key that is held already, asked for under other restrictions, is another task. */
-  #submitOne(node: AnyOp, options: TaskOptions): Future<unknown> {
+  #submitOne(node: AnyOp, options: TaskOptions, actor = false): Future<unknown> {
     const key = this.#restrictedOtherwise(node, options);
     const fresh = key !== null && options.key === undefined;
-    const [future] = this.#submitAll([node], fresh ? { ...options, pure: false } : options);
+    const [future] = this.#submitAll([node], fresh ? { ...options, pure: false } : options, undefined, actor);
     return future!;
   }
 
@@ -1246,6 +1322,7 @@ export class Client implements Executor {
     nodes: readonly AnyOp[],
     options: TaskOptions,
     inputs?: ReadonlyMap<AnyOp, unknown>,
+    actors = false,
   ): Future<unknown>[] {
     const signal = options.signal ?? this.#defaults?.signal;
     signal?.throwIfAborted();
@@ -1270,12 +1347,12 @@ export class Client implements Executor {
       ...(inputs === undefined ? {} : { inputs }),
     };
     const lowered = lower(nodes, context);
-    const futures = this.#enter(lowered);
+    const futures = this.#enter(lowered, actors);
     if (signal !== undefined) { for (const future of futures) cancelOnAbort(future, signal); }
     return futures;
   }
 
-  #enter({ tasks, outputs, priorities }: LoweredGraph): Future<unknown>[] {
+  #enter({ tasks, outputs, priorities }: LoweredGraph, actors: boolean): Future<unknown>[] {
     const core = this.#core;
     const submitted: SubmittedTask[] = new Array(tasks.length);
     const restrictions = new Map<Key, string>();
@@ -1306,6 +1383,15 @@ export class Client implements Executor {
           signature: `python ${told.signature}`,
           python: { ...task.python, args: encoded(task, ({ args }) => pythonArguments(args)) },
         };
+    }
+    if (actors) {
+      // Dependencies come first, so outputs are found from the end.
+      for (const key of outputs) {
+        const i = submitted.findLastIndex((task) => task.key === key);
+        if (i < 0) continue;
+        const task = submitted[i]!;
+        submitted[i] = { ...task, actor: true, signature: `actor ${task.signature}` };
+      }
     }
     // Nothing can fail from here on.
     const wants: Want[] = [];

@@ -26,6 +26,8 @@ export interface Failure {
   readonly formRefused: boolean;
 }
 
+/** What Python's scheduler says of an actor whose worker left, or let go of it. */
+const ACTOR_LOST = "Worker holding Actor was lost";
 /** What Python's scheduler raises when too many workers left while they were to run a task. */
 const KILLED_WORKER = /(^|\.)KilledWorker$/;
 
@@ -50,7 +52,8 @@ export async function failureError(
     );
   }
   const killed = KILLED_WORKER.test(data.pythonClass ?? data.name);
-  const lost = killed || data.kind === "lost";
+  const actor = data.message === ACTOR_LOST;
+  const lost = killed || actor || data.kind === "lost";
   const { origin, left } = await diagnose(killed);
   const cause = remoteError(data);
   const worker = originOf(failure.exception) ?? left.at(-1) ?? "";
@@ -62,7 +65,9 @@ export async function failureError(
     const attempts = killed
       ? left.map((worker) => ({ worker, exit: "the worker left the cluster" }))
       : [{ worker, exit: data.exit ?? data.message }];
-    const text = killed
+    const text = actor
+      ? `Lost the actor "${name}", and its state with it: its worker left the cluster, or its process ended`
+      : killed
       ? `Task "${name}" was given up: ${
         left.length === 0 ? "all workers" : left.length
       } that were to run it left the ` +
@@ -87,7 +92,7 @@ function originOf(exception: unknown): string | null {
 }
 
 /** The error of another process as a plain one here, with its name, text and stack. */
-function remoteError(
+export function remoteError(
   data: { readonly name: string; readonly message: string; readonly stack: string },
 ): Error {
   const error = new Error(data.message);

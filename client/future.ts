@@ -291,7 +291,7 @@ function originOf(error: TaskError): Key {
   return "origin" in error && typeof error.origin === "string" ? error.origin : error.key;
 }
 
-/** The payload as it came here. */
+/** A payload that came over a connection of a client. */
 export function inMemory(payload: Payload): { header: Uint8Array; frames: readonly Uint8Array[] } {
   // The client's connections put all frames into memory.
   return payload as { header: Uint8Array; frames: readonly Uint8Array[] };

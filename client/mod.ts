@@ -17,4 +17,5 @@ export {
   type WorkerInfo,
 } from "./client.ts";
 export { type Lease, Queue, SharedEvent, type Sharing, Variable } from "./coordination.ts";
+export type { Remote } from "./remote.ts";
 export { asCompleted, Future, type FutureStatus, wait, type WaitOptions } from "./future.ts";

@@ -185,6 +185,8 @@ function writeUpdateGraph(
     internal_priority: priority,
     submitting_task: submitting === null ? null : keyToWire(submitting.key),
     span_metadata: {},
+    // All that are wanted: actors are not mixed with others.
+    ...(tasks[0]?.actor === true ? { actors: true } : {}),
     ...(message.annotations === null && depth === 0
       ? {}
       : { annotations: writeAnnotations(message.annotations ?? {}, depth) }),

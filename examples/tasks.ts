@@ -18,6 +18,29 @@ export async function workThrough(jobs: string, results: string): Promise<number
   }
 }
 
+/** The mean of all numbers that it was told, however many they are: an actor keeps it. */
+export class Mean {
+  count = 0;
+  #sum = 0;
+
+  tell(values: Float64Array): number {
+    this.count += values.length;
+    this.#sum += values.reduce((sum, value) => sum + value, 0);
+    return this.value();
+  }
+
+  value(): number {
+    return this.#sum / this.count;
+  }
+}
+
+/** Tells the actor under a key of so many numbers from `from` on. */
+export async function tellMean(key: string, from: number, count: number): Promise<void> {
+  const client = await current().client();
+  await using mean = await client.remote<Mean>(key);
+  await mean.tell(Float64Array.from({ length: count }, (_, i) => from + i));
+}
+
 /** Works in steps and says how far it is. */
 export async function steps(name: string, count: number): Promise<string> {
   const { progress } = current();

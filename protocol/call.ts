@@ -52,13 +52,27 @@ export type OneFunctionRef =
   /**
    * Built in. `collect(...items)` gives the list of its arguments; `at(value, key)` the element; `identity(value)` the
    * value (DataNode, alias); `bundle(bytes)` the bytes of a bundle as a `Uint8Array`; `run(function, args, kwargs)` what
-   * three pickles of a Python client ask to be called (`client.run`), null for no arguments.
+   * three pickles of a Python client ask to be called (`client.run`), null for no arguments. Of actors, in their own
+   * executors: `construct(pickle, buffers, keys, values, key, address)` makes the instance that a task describes and gives
+   * the pickle of its handle, `invoke(method, args, names, options)` calls it, `attribute(name)` gives a field.
    */
-  | { readonly kind: "builtin"; readonly name: "collect" | "at" | "identity" | "bundle" | "run" };
+  | {
+    readonly kind: "builtin";
+    readonly name: "collect" | "at" | "identity" | "bundle" | "run" | "construct" | "invoke" | "attribute";
+  };
 
 /** Names of functions that every executor has. */
 export type BuiltinName = Extract<OneFunctionRef, { kind: "builtin" }>["name"];
-const BUILTIN_NAMES: readonly BuiltinName[] = ["collect", "at", "identity", "bundle", "run"];
+const BUILTIN_NAMES: readonly BuiltinName[] = [
+  "collect",
+  "at",
+  "identity",
+  "bundle",
+  "run",
+  "construct",
+  "invoke",
+  "attribute",
+];
 
 /** Stands in the arguments where the value of a dependency goes; one level into arrays is allowed. Tagged plain data. */
 export interface DependencyRef {

@@ -38,6 +38,7 @@ const PRINTED: Readonly<Record<string, readonly (string | RegExp)[]>> = {
   "09_errors.ts": [
     "half(4): 2\nhalf(3): RangeError: 3 is odd\nadd: not run, because of half\nflaky: there after 3 tries\n",
   ],
+  "10_actors.ts": ["after two numbers: 1.5\nof 1000 numbers: 500.5\nafter its end: "],
 };
 
 for (const [name, parts] of Object.entries(PRINTED)) {

@@ -79,7 +79,7 @@ Deno.test("a script that imports mod.ts by URL is a worker, too, and its executo
   await using project = serveProject();
   const { code, stdout, stderr } = await runElsewhere(
     `
-import { connect, current, op, startWorker } from "${project.origin}/mod.ts";
+import { connect, current, op, startWorker, tasks } from "${project.origin}/mod.ts";
 await using worker = await startWorker({ address: Deno.args[0]!, slots: 1 });
 await using client = await connect(Deno.args[0]!);
 using pid = client.submit(op(() => Deno.pid));
@@ -88,11 +88,17 @@ using nested = client.submit(op(async () => {
   const client = await current().client();
   return await client.submit((x: number) => 2 * x, [21]).result();
 }));
-console.log(JSON.stringify([await pid.result() !== Deno.pid, await large.result(), await nested.result()]));
+const url = new URL("./counter.ts", import.meta.url);
+await Deno.writeTextFile(url, "export class Counter { n = 41; add(by: number) { return this.n += by; } }");
+const t = tasks<{ Counter: new () => { n: number; add(by: number): number } }>(url);
+await using counter = await client.actor(t.Counter, []);
+console.log(JSON.stringify([
+  await pid.result() !== Deno.pid, await large.result(), await nested.result(), await counter.add(1),
+]));
 `,
     [scheduler.address],
   );
-  assertEquals({ code, stdout }, { code: 0, stdout: "[true,100000,42]\n" }, stderr);
+  assertEquals({ code, stdout }, { code: 0, stdout: "[true,100000,42,42]\n" }, stderr);
   assert(project.asked.has("/mod.ts"));
   assert(project.asked.has("/worker/execute/main.ts"), [...project.asked].join(" "));
   assertEquals(await errorsInLog(scheduler), []);

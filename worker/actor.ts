@@ -13,6 +13,7 @@ import type { Logger } from "../base/log.ts";
 import { Attempts } from "./attempts.ts";
 import type { ExecutorCall, ExecutorListener, ExecutorPool } from "./execute/executor.ts";
 import type { ItemBatch } from "./execute/items.ts";
+import type { StatefulTasks } from "./execute/stateful.ts";
 import type { Key, TimerName, WorkerEvent } from "./machine/events.ts";
 import type { Instruction, ToScheduler } from "./machine/instructions.ts";
 import type { WorkerMachine } from "./machine/machine.ts";
@@ -25,6 +26,8 @@ export interface WorkerParts {
   readonly store: Ref<StoreCalls>;
   readonly peer: Ref<PeerCalls>;
   readonly pool: ExecutorPool;
+  /** Instances that live here, which few workers have: `load` makes room for the first, `loaded` is null before. */
+  readonly stateful: { load(): Promise<StatefulTasks>; loaded(): Promise<StatefulTasks> | null };
   readonly logger: Logger;
   /** Queues a message for the scheduler. */
   readonly send: (message: ToScheduler) => void;
@@ -177,6 +180,7 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
       case "fetch":
         return fetch(instruction.peer, instruction.keys);
       case "free":
+        withStateful((stateful) => stateful.free(instruction.keys));
         return pipe(
           store.ask("free", { keys: instruction.keys }),
           ({ ids }) => pool.forget(ids),
@@ -213,27 +217,39 @@ export function startWorkerActor(parts: WorkerParts): Actor<WorkerCalls> {
   function place(call: Call, found: ExecutorCall["inputs"]): void {
     call.state = "placed";
     const { key, runId, runSpec, annotations } = call.execute;
-    pool.place({
+    const placed: ExecutorCall = {
       key,
       runId,
       runSpec,
       annotations,
       attempt: attempts.of(key),
       inputs: found.map((stored) => ({ key: stored.key, id: stored.id, payload: stored.payload })),
+    };
+    if (runSpec.stateful !== true) return pool.place(placed);
+    pipe(parts.stateful.load(), (stateful) => stateful.place(placed), (error) => {
+      endCall(key, runId);
+      tell(failureEvent(key, runId, `Cannot make the actor "${keyText(key)}": ${error.message}`, now()));
     });
+  }
+
+  /** What is asked of instances comes to them in this order, as what is placed. */
+  function withStateful(use: (stateful: StatefulTasks) => void): void {
+    parts.stateful.loaded()?.then(use, () => {}); // what could not be loaded holds nothing
   }
 
   function withdraw(key: Key, runId: number): void {
     const call = calls.get(callId(key, runId));
     // Its inputs are still on the way: `inputs` will find it withdrawn and say so.
     if (call?.state === "viewing") call.state = "withdrawn while viewing";
+    else if (call?.execute.runSpec.stateful === true) withStateful((of) => of.withdraw(key, runId));
     else pool.withdraw(key, runId);
   }
 
   function abort({ key, runId, reason }: Extract<Instruction, { type: "abort" }>): void {
     const call = calls.get(callId(key, runId));
     if (call !== undefined) call.aborted = true;
-    pool.abort(key, runId, reason);
+    if (call?.execute.runSpec.stateful === true) withStateful((of) => of.abort(key, runId, reason));
+    else pool.abort(key, runId, reason);
   }
 
   function forgetWithdrawn(call: Call): void {

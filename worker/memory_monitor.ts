@@ -20,6 +20,9 @@ const IDLE_INTERVALS = 10;
 const COMPLAIN_MS = 30_000;
 const PAGE_BYTES = 4_096;
 
+/** Executors, as far as they are of interest here. */
+export type MeasuredPool = Pick<ExecutorPool, "executors" | "terminate" | "busy">;
+
 /** Whether the memory of other processes can be read: Linux, and only with all permissions. */
 export function canReadProcesses(): boolean {
   return processBytes(Deno.pid) !== null;
@@ -39,11 +42,11 @@ export function processBytes(pid: number): number | null {
 }
 
 /** Memory of the worker's processes: its own, executors', and RAM-backed files. */
-export function workerProcessBytes(pool: ExecutorPool, fileBytes: number): number {
+export function workerProcessBytes(pool: MeasuredPool, fileBytes: number): number {
   return executorsOf(pool).reduce((sum, { bytes }) => sum + bytes, Deno.memoryUsage().rss + fileBytes);
 }
 
-function executorsOf(pool: ExecutorPool): { pid: number; bytes: number; call: string | null }[] {
+function executorsOf(pool: MeasuredPool): { pid: number; bytes: number; call: string | null }[] {
   return pool.executors().map(({ pid, call, reportedBytes }) => ({
     pid,
     call,
@@ -55,7 +58,7 @@ function executorsOf(pool: ExecutorPool): { pid: number; bytes: number; call: st
 export interface MemoryParts {
   readonly limits: MemoryLimits;
   readonly store: Ref<StoreCalls>;
-  readonly pool: ExecutorPool;
+  readonly pool: MeasuredPool;
   readonly status: () => string;
   readonly takeStatus: (status: "paused" | "running", stimulusId: string) => void;
   readonly logger: Logger;

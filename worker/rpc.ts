@@ -26,6 +26,7 @@ import {
   readString,
 } from "../protocol/read.ts";
 import type { Outcome } from "./execute/executor.ts";
+import type { StatefulTasks } from "./execute/stateful.ts";
 import type { LogRing } from "./log_ring.ts";
 import type { Address, RunSpec } from "./machine/events.ts";
 import type { WorkerCalls } from "./messages.ts";
@@ -45,6 +46,8 @@ export interface RpcParts {
   readonly monitor: Monitor;
   /** Runs a call that is no task in an executor of its own. */
   readonly callAside: (spec: RunSpec) => Promise<Outcome>;
+  /** The instances that live here; null when there never was one. */
+  readonly stateful: () => Promise<StatefulTasks> | null;
   /** Asks another server; large answers stay in memory. */
   readonly ask: (address: Address, request: { readonly op: string }) => Promise<unknown>;
   /** Asks the scheduler for the holders of keys. */
@@ -77,9 +80,11 @@ const CODE_TRAVELS = "a TypeScript worker loads functions by the URL of their mo
   'methodcaller("deno:<module URL>#<export>"), or gets them with the tasks of TypeScript clients';
 
 /** Not written into the `import`: Deno would read them at the start. */
+const ACTOR_CALLS = new URL("./actor_calls.ts", import.meta.url).href;
 const BENCHMARKS = new URL("./benchmarks.ts", import.meta.url).href;
 const CALL = new URL("../protocol/call.ts", import.meta.url).href;
 const RUN_FUNCTION = new URL("./run_function.ts", import.meta.url).href;
+const actorCalls = (): Promise<typeof import("./actor_calls.ts")> => import(ACTOR_CALLS);
 const benchmarks = (): Promise<typeof import("./benchmarks.ts")> => import(BENCHMARKS);
 const runFunction = (): Promise<typeof import("./run_function.ts")> => import(RUN_FUNCTION);
 
@@ -128,8 +133,8 @@ const ANSWERS: Readonly<Record<string, Answer>> = {
   run: async (...all) => (await runFunction()).runFunction("run", ...all),
   run_coroutine: async (...all) => (await runFunction()).runFunction("run_coroutine", ...all),
   upload_file: () => refuse("upload_file", `${CODE_TRAVELS}; it takes no files`),
-  actor_execute: () => refuse("actor_execute", "a TypeScript worker holds no actors of Python clients"),
-  actor_attribute: () => refuse("actor_attribute", "a TypeScript worker holds no actors of Python clients"),
+  actor_execute: async (...all) => (await actorCalls()).actorExecute(...all),
+  actor_attribute: async (...all) => (await actorCalls()).actorAttribute(...all),
   benchmark_disk: async (_, { describe }) => (await benchmarks()).benchmarkDisk(describe().localDirectory),
   benchmark_memory: async () => (await benchmarks()).benchmarkMemory(),
   benchmark_network: async (fields, { ask }) => {

@@ -48,7 +48,8 @@ function readPickle(value: unknown, path: string): Uint8Array | null {
   return readNullable(value, path, readBytes);
 }
 
-function writeOutcome(outcome: Outcome, files: Set<string>): unknown {
+/** The answer to whoever asked for a call. Files of the result are added to `files`. */
+export function writeOutcome(outcome: Outcome, files: Set<string>): unknown {
   if (outcome.type === "succeeded") {
     const { payload } = outcome;
     for (const file of filesIn(payload)) files.add(file);

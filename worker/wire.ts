@@ -138,9 +138,6 @@ export function readRefusable(message: unknown): { readonly key: Key; readonly r
 function readComputeTask(fields: Fields, at: number): FromScheduler {
   const key = readKey(fields["key"], "compute-task.key");
   const runId = readInteger(fields["run_id"], "compute-task.run_id");
-  if (fields["actor"] === true) {
-    return { type: "refuse", key, runId, reason: "a TypeScript worker holds no actors of Python clients" };
-  }
   const { pickle, buffers } = readPickled(fields["run_spec"], "compute-task.run_spec");
   const resources = readNullable(
     fields["resource_restrictions"],
@@ -156,7 +153,7 @@ function readComputeTask(fields: Fields, at: number): FromScheduler {
       priority: readArray(fields["priority"], "compute-task.priority", readNumber),
       whoHas: readWhoHas(fields["who_has"], "compute-task.who_has"),
       nbytes: readKeyMap(fields["nbytes"], "compute-task.nbytes", readCount),
-      runSpec: { pickle, buffers },
+      runSpec: fields["actor"] === true ? { pickle, buffers, stateful: true } : { pickle, buffers },
       resources: Object.fromEntries(resources ?? []),
       annotations: readNullable(fields["annotations"], "compute-task.annotations", readRecord) ?? {},
       stimulusId: readString(fields["stimulus_id"], "compute-task.stimulus_id"),

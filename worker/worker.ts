@@ -24,6 +24,7 @@ import type { CallsAside } from "./execute/aside.ts";
 import type { ExecutorListener, ExecutorPool, IsolationName, Outcome } from "./execute/executor.ts";
 import type * as Validate from "./machine/validate.ts";
 import type { InProcessOptions } from "./execute/in_process.ts";
+import type { StatefulTasks } from "./execute/stateful.ts";
 import { INPUT_CACHE_BYTES_MAX } from "./execute/link.ts";
 import { type ProcessPoolOptions, startProcessPool } from "./execute/processes.ts";
 import {
@@ -40,7 +41,12 @@ import { LogRing } from "./log_ring.ts";
 import type { Address, RunSpec, WorkerEvent, WorkerStatus } from "./machine/events.ts";
 import { WorkerMachine } from "./machine/machine.ts";
 import type { MemoryLimits } from "./memory.ts";
-import { canReadProcesses, startMemoryMonitor, workerProcessBytes } from "./memory_monitor.ts";
+import {
+  canReadProcesses,
+  type MeasuredPool,
+  startMemoryMonitor,
+  workerProcessBytes,
+} from "./memory_monitor.ts";
 import type { WorkerCalls } from "./messages.ts";
 import { Monitor, type Sample } from "./monitor.ts";
 import { checkResources, readOptions, type WorkerOptions, type WorkerSettings } from "./options.ts";
@@ -68,6 +74,7 @@ const SCHEDULER_BATCH_MS = 5;
  */
 const THREADS = new URL("./execute/threads.ts", import.meta.url).href;
 const INLINE = new URL("./execute/inline.ts", import.meta.url).href;
+const STATEFUL = new URL("./execute/stateful.ts", import.meta.url).href;
 const HTTP = new URL("./http.ts", import.meta.url).href;
 const VALIDATE = new URL("./machine/validate.ts", import.meta.url).href;
 
@@ -188,7 +195,9 @@ class Worker implements WorkerHandle {
   /** Connections to the scheduler, and to peers. */
   readonly #rpc: RpcPool;
   readonly #peers: RpcPool;
-  readonly #monitor = new Monitor(() => this.#pool?.processes() ?? []);
+  /** All executors. */
+  readonly #measured: MeasuredPool;
+  readonly #monitor = new Monitor(() => this.#pools().flatMap((pool) => pool.processes()));
   /** What ends with the worker, last first. */
   readonly #parts = new AsyncDisposableStack();
   /** The scheduler's clock minus ours, ms. */
@@ -198,6 +207,9 @@ class Worker implements WorkerHandle {
   #machine: WorkerMachine | null = null;
   #actor: Ref<WorkerCalls> | null = null;
   #aside: Promise<CallsAside> | null = null;
+  #stateful: Promise<StatefulTasks> | null = null;
+  /** The same, when it is there. */
+  #instances: StatefulTasks | null = null;
   #bandwidth = BANDWIDTH_BYTES;
   #setOutgoingMax: (outgoingMax: number) => void = () => {};
   #stopHeartbeats: () => void = () => {};
@@ -228,6 +240,14 @@ class Worker implements WorkerHandle {
       timeoutMs: PEER_CONNECT_MS_MAX,
       allocate: storeAllocator(directories.frames),
     });
+    const pools = () => this.#pools();
+    this.#measured = {
+      executors: () => pools().flatMap((pool) => pool.executors()),
+      terminate: (pid, reason) => pools().forEach((pool) => pool.terminate(pid, reason)),
+      get busy() {
+        return pools().some((pool) => pool.busy);
+      },
+    };
     const { promise, resolve } = Promise.withResolvers<WorkerEnd>();
     this.ended = promise;
     this.closed = promise.then(() => {});
@@ -262,7 +282,8 @@ class Worker implements WorkerHandle {
     this.#parts.use(this.#rpc);
     this.#parts.use(this.#peers);
     const startPool = await this.#poolStarter();
-    const pool = startPool(this.slots, listenerTo(() => this.#actor!, systemClock));
+    const listener = listenerTo(() => this.#actor!, systemClock);
+    const pool = startPool({ slots: this.slots, listener });
     this.#pool = this.#parts.use(pool);
     // Executors warm up while the rest is made.
     const warm = pool.ready();
@@ -308,6 +329,10 @@ class Worker implements WorkerHandle {
       store: store.ref,
       peer: peer.ref,
       pool,
+      stateful: {
+        load: () => this.#loadStateful(listener, (options) => startPool({ slots: 1, ...options })),
+        loaded: () => this.#stateful,
+      },
       logger,
       clock: systemClock,
       send: (message) => this.#send(writeToScheduler(message, this.#clockMs, this.address)),
@@ -324,7 +349,8 @@ class Worker implements WorkerHandle {
       versions,
       describe: () => this.#describe(),
       monitor: this.#monitor,
-      callAside: (spec) => this.#callAside(spec, (listener) => startPool(1, listener)),
+      callAside: (spec) => this.#callAside(spec, (listener) => startPool({ slots: 1, listener })),
+      stateful: () => this.#stateful,
       ask: (address, request) => this.#rpc.call(address, request),
       whoHas: (keys) => this.#whoHas(keys),
       close: (reason, again = false) => {
@@ -345,7 +371,7 @@ class Worker implements WorkerHandle {
         store: stored,
         peer: transfers,
         sample,
-        memoryBytes: workerProcessBytes(pool, stored.fileBytes),
+        memoryBytes: workerProcessBytes(this.#measured, stored.fileBytes),
         loopIntervalSeconds: this.#monitor.loopIntervalSeconds,
         bandwidth: this.#bandwidth = averageBandwidth(this.#bandwidth, anew ? transfers.bandwidth : {}),
       };
@@ -402,7 +428,7 @@ class Worker implements WorkerHandle {
       const monitor = startMemoryMonitor({
         limits: memory,
         store: store.ref,
-        pool,
+        pool: this.#measured,
         status: () => this.status,
         takeStatus: (status, stimulusId) => this.#takeStatus(status, stimulusId),
         logger,
@@ -465,7 +491,7 @@ class Worker implements WorkerHandle {
   }
 
   /** What starts pools of executors. The isolations that are not asked for are not loaded. */
-  async #poolStarter(): Promise<(slots: number, listener: ExecutorListener) => ExecutorPool> {
+  async #poolStarter(): Promise<(options: InProcessOptions) => ExecutorPool> {
     const { frames, sockets, spill } = this.#directories;
     const { memory, isolation, permissions, preload, scheduler, tls, abortGraceMs: graceMs } = this.#settings;
     const logger: Logger = this.#log;
@@ -474,8 +500,8 @@ class Worker implements WorkerHandle {
     const start = isolation === "process"
       ? (given: InProcessOptions) =>
         startProcessPool({
-          ...given,
           ...options,
+          ...given,
           directory: frames,
           socketDirectory: sockets,
           spillDirectory: spill,
@@ -483,7 +509,7 @@ class Worker implements WorkerHandle {
       : isolation === "thread"
       ? (await import(THREADS) as typeof import("./execute/threads.ts")).startThreadPool
       : (await import(INLINE) as typeof import("./execute/inline.ts")).startInlinePool;
-    return (slots, listener) => start({ ...options, slots, listener });
+    return (given) => start({ ...options, ...given });
   }
 
   /** The part ends with the worker. */
@@ -676,6 +702,30 @@ class Worker implements WorkerHandle {
       this.#parts.use(new CallsAside(start))
     );
     return await (await this.#aside).call(spec);
+  }
+
+  /** What stateful tasks need is loaded with the first one. */
+  #loadStateful(
+    listener: ExecutorListener,
+    start: (options: Omit<InProcessOptions, "slots">) => ExecutorPool,
+  ): Promise<StatefulTasks> {
+    return this.#stateful ??= import(STATEFUL).then((
+      { StatefulTasks }: typeof import("./execute/stateful.ts"),
+    ) =>
+      this.#instances = this.#parts.use(
+        new StatefulTasks({
+          start: (listener, permissions, lost) => start({ listener, permissions, lost }),
+          permissions: this.#settings.permissions,
+          listener,
+          address: this.address,
+          logger: this.#log,
+        }),
+      )
+    );
+  }
+
+  #pools(): readonly ExecutorPool[] {
+    return [...(this.#pool === null ? [] : [this.#pool]), ...(this.#instances?.pools ?? [])];
   }
 
   async #whoHas(keys: readonly Key[]): Promise<ReadonlyMap<Key, readonly Address[]>> {

@@ -37,10 +37,12 @@ export interface SubmittedTask {
   readonly order: number;
   /** `null`: no annotations. */
   readonly annotations: Annotations | null;
-  /** Equal texts mean equal annotations and the same language; `""` means none, and TypeScript. */
+  /** Equal texts mean equal annotations, language and whether it is an actor; `""` means none, TypeScript, and a task. */
   readonly signature: string;
   /** A task of Python's: `function` and `payload` mean nothing then. */
   readonly python?: PythonCall;
+  /** Its result is to stay where it was made. */
+  readonly actor?: true;
 }
 
 /** A life of a key that begins. */

@@ -1028,15 +1028,17 @@ export class ClientMachine {
 
   /**
    * The annotations under which a graph is sent. A restriction switches off the scheduler's back-pressure, so there is
-   * none of ours while all workers are of one language. With only workers of the other one there, it waits here.
+   * none of ours while all workers are of one language. With only workers of the other one there, it waits here. Actors
+   * are always restricted, and wait here for the first worker: the scheduler fails over those that it holds back.
    */
   #route(graph: QueuedGraph): Annotations | null | "wait" {
     const { annotations } = graph;
     const python = languageOf(graph) === "python";
     const [able, unable] = python ? [this.#python, this.#typescript] : [this.#typescript, this.#python];
     if (annotations?.workers !== undefined) return annotations;
-    // After a loss those of the other language may be the first to come back.
-    if (unable.length === 0 && !(this.#mixed && able.length === 0)) return annotations;
+    // After a loss those of the other language may be the first to come back. Actors wait for a worker in any case.
+    const bound = unable.length > 0 || (this.#mixed && able.length === 0) || graph.tasks[0]?.actor === true;
+    if (!bound) return annotations;
     return able.length === 0 ? "wait" : { ...annotations, workers: able };
   }
 }

@@ -105,10 +105,14 @@ Deno.test("the client writes what the scheduler expects, field by field", () => 
     annotations: null,
     signature: "",
   };
-  const graph = (annotations: SubmittedTask["annotations"], submitting: SubmittingTask | null = null) =>
+  const graph = (
+    annotations: SubmittedTask["annotations"],
+    submitting: SubmittingTask | null = null,
+    tasks: readonly SubmittedTask[] = [task],
+  ) =>
     writeToScheduler({
       op: "update-graph",
-      tasks: [task],
+      tasks,
       keys: ["x"],
       priorities: [4],
       annotations,
@@ -126,6 +130,7 @@ Deno.test("the client writes what the scheduler expects, field by field", () => 
     span_metadata: {},
     stimulus_id: "s-1",
   });
+  assertEquals(graph(null, null, [{ ...task, actor: true }])["actors"], true);
   assertEquals(
     ["submitting_task", "internal_priority", "annotations"].map((name) =>
       graph(null, { key: keyFromWire(["t", 1]), depth: 1 })[name]

@@ -25,6 +25,7 @@ import {
   type Op,
   op,
   ProtocolError,
+  type Remote,
   Reschedule,
   type SchedulerInfo,
   SerializationError,
@@ -50,6 +51,19 @@ interface Module {
   load(path: string): Promise<Float64Array>;
   lines(url: string): AsyncGenerator<string>;
   total(parts: number[]): number;
+  Counter: new (start: number, label?: string) => Counter;
+}
+
+declare class Counter {
+  n: number;
+  label?: string;
+  readonly rows: readonly string[];
+  add(by: number): number;
+  later(by: number, options?: { unit: string }): Promise<string>;
+  each(): Generator<number>;
+  arrow: (by: number) => boolean;
+  #hidden: number;
+  protected own(): void;
 }
 
 /** Never called: only the compiler reads it. */
@@ -159,6 +173,27 @@ async function contract(client: Client): Promise<void> {
   const elsewhere: Error = new Reschedule("not here");
   void elsewhere;
 
+  // Actors: methods give promises of what they give, fields are promises.
+  const counter = await client.actor(t.Counter, [10]);
+  ok<Eq<typeof counter, Remote<Counter>>>();
+  await client.actor(t.Counter, [sum, "x"], { workers: ["tcp://h:1"] });
+  ok<Eq<typeof counter.n, Promise<number>>>();
+  ok<Eq<typeof counter.rows, Promise<readonly string[]>>>();
+  const label: string | undefined = await counter.label;
+  void label;
+  const added = counter.add(2);
+  ok<Eq<typeof added, Promise<number>>>();
+  const later = counter.later(2, { unit: "m" });
+  ok<Eq<typeof later, Promise<string>>>();
+  const each = counter.each();
+  ok<Eq<typeof each, Promise<number[]>>>();
+  const arrow = counter.arrow(1);
+  ok<Eq<typeof arrow, Promise<boolean>>>();
+  const found = await client.remote<Counter>("key");
+  ok<Eq<typeof found, Remote<Counter>>>();
+  const owned: AsyncDisposable = counter;
+  void owned;
+
   // Errors form one tree.
   const errors: DaskError[] = [
     new CancelledError(""),
@@ -172,6 +207,34 @@ async function contract(client: Client): Promise<void> {
   const dependency: TaskError = new DependencyError("", { key: "k", origin: "o" });
   void [lost, dependency];
 
+  // @ts-expect-error arguments of constructors are checked
+  client.actor(t.Counter, ["10"]);
+  // @ts-expect-error and counted
+  client.actor(t.Counter, []);
+  // @ts-expect-error they come as a list
+  client.actor(t.Counter, 10);
+  // @ts-expect-error a future of a wrong type is refused
+  client.actor(t.Counter, [called]);
+  // @ts-expect-error an actor is made of a class, not of a function
+  client.actor(t.add, [1, 2]);
+  // @ts-expect-error nor of the class itself: it lives in a module
+  client.actor(Counter, [1]);
+  // @ts-expect-error arguments of methods are checked
+  counter.add("2");
+  // @ts-expect-error and counted
+  counter.add();
+  // @ts-expect-error methods take values, not futures
+  counter.add(sum);
+  // @ts-expect-error there is no such method
+  counter.substract(2);
+  // @ts-expect-error protected methods are not called from outside
+  counter.own();
+  // @ts-expect-error a field is a promise
+  counter.n + 1;
+  // @ts-expect-error and is not set
+  counter.n = 2;
+  // @ts-expect-error a handle is no promise
+  counter.then(() => {});
   // @ts-expect-error a wrong argument is refused
   client.submit((a: number) => a, ["1"]);
   // @ts-expect-error so is a future of a wrong type

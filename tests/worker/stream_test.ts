@@ -82,12 +82,27 @@ Deno.test("a run_spec that is no pickle fails that task alone", async () => {
   await roundTrip(scheduler, "still-there");
 });
 
-Deno.test("actor tasks are refused with the reason", async () => {
+Deno.test("an actor that cannot be made fails that task alone", async () => {
   await using scheduler = await FakeScheduler.start();
   await using _worker = await start(scheduler);
-  scheduler.say({ op: "compute-task", key: "a", run_id: 2, actor: true });
-  const refusal = await scheduler.hears((message) => message["op"] === "task-erred");
-  assertStringIncludes(String(refusal["exception_text"]), "holds no actors");
+  const task = {
+    op: "compute-task",
+    priority: [0],
+    who_has: {},
+    nbytes: {},
+    resource_restrictions: null,
+    actor: true,
+    span_id: null,
+    stimulus_id: "s",
+  };
+  const run_spec = pickled(new TextEncoder().encode("no pickle"));
+  for (const [run_id, annotations] of [{}, { deno: { timeout: -1 } }].entries()) {
+    scheduler.say({ ...task, key: `actor-${run_id}`, run_id, run_spec, annotations });
+    const erred = await scheduler.hears((message) => message["key"] === `actor-${run_id}`);
+    assertEquals([erred["op"], erred["run_id"]], ["task-erred", run_id]);
+    assertStringIncludes(String(erred["exception_text"]), run_id === 0 ? "pickle" : "deno.timeout");
+  }
+  await roundTrip(scheduler, "still-there");
 });
 
 Deno.test("a compute-task without key or run ends the worker, so that the scheduler places it again", async () => {

@@ -48,6 +48,10 @@ Deno.test("W10 the stream's ops become events", () => {
       at: AT,
     },
   });
+  const actor = readFromScheduler({ ...COMPUTE, actor: true }, AT);
+  assert(
+    actor.type === "event" && actor.event.type === "compute-task" && actor.event.runSpec.stateful === true,
+  );
   const rest = { stimulusId: "s", at: AT };
   const cases: [Record<string, unknown>, Record<string, unknown>][] = [
     [{ op: "free-keys", keys: ["x", ["t", 1]] }, { type: "free-keys", keys: ["x", keyFromWire(["t", 1])] }],

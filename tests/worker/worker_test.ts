@@ -235,7 +235,8 @@ return {k: (v.decode() if isinstance(v, bytes) else v) for k, v in out.items()}`
   assertEquals((identity as { nthreads: number }).nthreads, 1);
   assertEquals((profile as { identifier: string }).identifier, "root");
   assertStringIncludes(JSON.stringify(refused), "Cannot read a pickle"); // b"x" is none
-  for (const text of [upload_file, actor_execute]) assertStringIncludes(String(text), "TypeScript worker");
+  assertStringIncludes(String(upload_file), "TypeScript worker");
+  assertStringIncludes(String(actor_execute), "actor_execute.function");
   assertStringIncludes(String(connection_stream), "connection_stream");
 });
 

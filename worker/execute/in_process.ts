@@ -38,6 +38,8 @@ export interface InProcessOptions {
   readonly scheduler?: string | undefined;
   /** Certificates for those clients. */
   readonly tls?: RunnerOptions["tls"] | undefined;
+  /** As of processes: seats keep something and are not replaced, and this is told how one ended. */
+  readonly lost?: ((how: string) => void) | undefined;
 }
 
 /** What the runners of a pool need to know. */
@@ -105,6 +107,7 @@ class InProcessPool implements ExecutorPool {
   readonly #logger: Logger;
   readonly #graceMs: number;
   readonly #acknowledgeMs: number;
+  readonly #reportLost: InProcessOptions["lost"];
   readonly #places = new Set<Place>();
   readonly #queue: { readonly call: ExecutorCall; readonly timeoutMs: number | null }[] = [];
   readonly #running = new Map<string, Running>();
@@ -128,6 +131,7 @@ class InProcessPool implements ExecutorPool {
     this.#logger = options.logger ?? silent;
     this.#graceMs = options.graceMs ?? GRACE_MS;
     this.#acknowledgeMs = options.acknowledgeMs ?? ACKNOWLEDGE_MS;
+    this.#reportLost = options.lost;
     this.description = isolation.description;
     for (let i = 0; i < slots; i++) this.#seat();
     this.#ready = Promise.all([...this.#places].map(({ seat }) => seat.ready)).then(() => {});
@@ -229,7 +233,7 @@ class InProcessPool implements ExecutorPool {
 
   /** Takes the slot from a seat and gives it to a fresh one. */
   #replace(place: Place): void {
-    if (!place.seated) return;
+    if (!place.seated || this.#reportLost !== undefined) return;
     place.seated = false;
     this.#seat();
   }
@@ -250,13 +254,14 @@ class InProcessPool implements ExecutorPool {
           exit: how,
         }),
       );
-    } else if (++this.#failures >= START_FAILURES_MAX) {
+    } else if (this.#reportLost === undefined && ++this.#failures >= START_FAILURES_MAX) {
       const error = new DaskError(`Cannot start an executor: its ${this.#isolation.name} ${how}`);
       this.#logger.log("error", error.message);
       for (const { call } of this.#queue.splice(0)) this.#failUnstarted(call, errorData(error));
       this.#failures = 0;
       return;
     }
+    if (this.#reportLost !== undefined) return this.#reportLost(how);
     if (place.seated) this.#seat();
   }
 
@@ -343,6 +348,7 @@ class InProcessPool implements ExecutorPool {
         if (running.stop !== null && this.#isolation.replaceable) this.#giveUpIn(running, this.#graceMs);
         break;
       case "seceded":
+        if (this.#reportLost !== undefined) break;
         this.#replace(place);
         this.#listener.seceded(key, runId, record[2]);
         this.#fillSoon();

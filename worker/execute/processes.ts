@@ -100,6 +100,11 @@ export interface ProcessPoolOptions {
   readonly tls?: ExecutorConfig["tls"] | undefined;
   /** Calls that may go on without a slot at a time: each keeps a process. Default 64. */
   readonly secededMax?: number | undefined;
+  /**
+   * Executors keep what cannot be had from another one, so none is replaced, and calls have no slot to give up. Told,
+   * after its calls ended, how an executor ended; there is nothing to be done with the pool then but to close it.
+   */
+  readonly lost?: ((exit: string) => void) | undefined;
 }
 
 /** Default of `secededMax`. */
@@ -806,6 +811,7 @@ class ProcessPool implements ExecutorPool {
 
   /** Sees to it that an executor is warm when the slot of this one needs it. */
   #spare({ set }: Executor): void {
+    if (this.#options.lost !== undefined) return;
     if ([...this.#parked.keys()].some((parked) => parked.set.id === set.id)) return;
     try {
       this.#park(this.#spawn(set), SPARE_MS_MAX);
@@ -845,7 +851,7 @@ class ProcessPool implements ExecutorPool {
   /** Gives the slot of an executor a fresh one. What has not begun goes elsewhere, what has stays with the old one. */
   #replace(executor: Executor): void {
     const slot = this.#slotOf(executor);
-    if (slot === undefined) return;
+    if (slot === undefined || this.#options.lost !== undefined) return;
     slot.executor = null;
     for (const placed of slot.calls.toReversed()) {
       if (placed.state !== "started" && this.#takeBack(placed)) {
@@ -880,7 +886,8 @@ class ProcessPool implements ExecutorPool {
     }
     const calls = [...executor.calls.values()];
     const slot = this.#slotOf(executor);
-    if (slot !== undefined) {
+    const { lost } = this.#options;
+    if (slot !== undefined && lost === undefined) {
       slot.executor = null;
       if (expected !== undefined) this.#startFailed(slot, executor.set, exit.text, exit.lines);
       else this.#seat(slot, executor.set);
@@ -890,6 +897,7 @@ class ProcessPool implements ExecutorPool {
     }
     for (const placed of calls.reverse()) this.#lostExecutor(placed, executor, exit);
     executor.removeFiles();
+    if (lost !== undefined) return lost(exitText(exit));
     this.#fill();
   }
 
@@ -1115,7 +1123,8 @@ class ProcessPool implements ExecutorPool {
 
   /** Each call without a slot keeps a process: there is an end to what a machine can take. */
   #seceded(placed: Placed, executor: Executor, computeDuration: number): void {
-    const { secededMax = SECEDED_MAX } = this.#options;
+    const { secededMax = SECEDED_MAX, lost } = this.#options;
+    if (lost !== undefined) return;
     const { key, runId } = placed.call;
     const slots = this.#slots.filter((slot) => slot.executor !== null).length;
     const others = this.#processes.size - slots - this.#parked.size;
@@ -1293,14 +1302,17 @@ function fromLink(
   };
 }
 
+function exitText({ text, lines }: Exit): string {
+  return lines.length === 0 ? text : `${text}\nIts last lines:\n${lines.join("\n")}`;
+}
+
 function lostError(key: string, exit: Exit): ErrorData {
-  const lines = exit.lines.length === 0 ? "" : `\nIts last lines:\n${exit.lines.join("\n")}`;
   return {
     name: exit.outOfMemory ? "MemoryError" : "ExecutorLostError",
     message: `Lost the executor of task "${key}": its process ${exit.text}`,
     stack: "",
     kind: "lost",
-    exit: `${exit.text}${lines}`,
+    exit: exitText(exit),
   };
 }
 

@@ -45,13 +45,28 @@ export function runTask(
   return result instanceof Promise ? result.then((value) => drained(value, items)) : drained(result, items);
 }
 
+/** For actors alone. (Were its name written into the `import`, Deno would read it at the start.) */
+const INSTANCE = new URL("./instance.ts", import.meta.url).href;
+
 /** What to do with Python's own functions. */
 const ELSEWHERE = "this is a TypeScript worker; run it on Python workers (workers=[…]), " +
   'or name a TypeScript function: methodcaller("deno:<module URL>#<export>")';
 
-function evaluate(task: TaskSpec, inputs: ReadonlyMap<string, unknown>, loader: Loader): unknown {
+/** What is done with a function and its arguments. */
+export type Apply = (fn: UserFunction, args: readonly unknown[]) => unknown;
+
+const callIt: Apply = (fn, args) => fn(...args);
+
+/** The value of a task. `apply` takes the place of calling the task's own function; those in its arguments are called. */
+export function evaluate(
+  task: TaskSpec,
+  inputs: ReadonlyMap<string, unknown>,
+  loader: Loader,
+  apply = callIt,
+): unknown {
+  const outer = task.kind === "call" ? task.function : null;
   return evaluateSpec(task, inputs, (fn, args, kwargs) => {
-    const value = callFunction(fn, args, kwargs, loader);
+    const value = callFunction(fn, args, kwargs, loader, fn === outer ? apply : callIt);
     // Whatever is to be awaited becomes a promise of this realm, as `evaluateSpec` knows them.
     return isThenable(value) ? Promise.resolve(value) : value;
   });
@@ -62,6 +77,7 @@ function callFunction(
   args: readonly unknown[],
   kwargs: ReadonlyMap<string, unknown>,
   loader: Loader,
+  apply: Apply,
 ): unknown {
   if (fn.kind !== "methodcaller" || !fn.name.startsWith(MODULE_PREFIX)) {
     const name = fn.kind === "global" ? `${fn.module}.${fn.name}` : fn.kind === "opaque" ? fn.text : fn.name;
@@ -71,19 +87,24 @@ function callFunction(
   }
   const [payload] = args;
   if (fn.name.startsWith(CALL_PREFIX) && payload instanceof Uint8Array) {
-    return callPayload(decodeCall(payload), args.slice(1), loader);
+    return callPayload(decodeCall(payload), args.slice(1), loader, apply);
   }
   // Python's keyword arguments become one last object, as TypeScript functions take options.
   const values = kwargs.size === 0 ? args : [...args, Object.fromEntries(kwargs)];
-  return loader.loadNamed(fn.name).then((load) => load(...values));
+  return loader.loadNamed(fn.name).then((loaded) => apply(loaded, values));
 }
 
-function callPayload(call: FunctionCall, dependencies: readonly unknown[], loader: Loader): unknown {
+function callPayload(
+  call: FunctionCall,
+  dependencies: readonly unknown[],
+  loader: Loader,
+  apply: Apply,
+): unknown {
   const { function: ref } = call;
   const args = fillIn(call.args, dependencies);
   const one = ref.kind === "each" ? ref.function : ref;
   if (one.kind === "builtin") return callBuiltin(one.name, args, loader);
-  const run = (fn: UserFunction): unknown => ref.kind === "each" ? callEach(fn, args) : fn(...args);
+  const run = (fn: UserFunction): unknown => ref.kind === "each" ? callEach(fn, args) : apply(fn, args);
   const fn = loader.load(one, (dependency) => dependencies[dependency]);
   return typeof fn === "function" ? run(fn) : fn.then(run);
 }
@@ -183,6 +204,12 @@ function callBuiltin(name: BuiltinName, args: readonly unknown[], loader: Loader
       if (fn == null) throw new DaskError("Cannot run a function: expected its pickle");
       return evaluate(readCall(fn, positional ?? null, named ?? null), NO_INPUTS, loader);
     }
+    case "construct":
+    case "invoke":
+    case "attribute":
+      return (import(INSTANCE) as Promise<typeof import("./instance.ts")>).then((of) =>
+        of[name](args, loader)
+      );
   }
 }
 

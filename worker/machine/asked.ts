@@ -262,6 +262,10 @@ const STEAL_ANSWERS: { readonly [Name in StateName]: string | null } = {
 function onStealRequest(world: World, { key, stimulusId }: StealRequest): void {
   const task = world.tasks.get(key);
   const state = task?.state;
+  if (task?.runSpec.stateful === true && isQueued(task)) {
+    // Stealing forgets whose actor it is, and the scheduler fails over that later: it stays, as if it ran already.
+    return world.say({ op: "steal-response", key, state: "executing", stimulusId });
+  }
   if (
     task !== undefined && (state?.name === "ready" || state?.name === "constrained") && state.run !== null
   ) {

@@ -15,6 +15,8 @@ export type Address = string;
 export interface RunSpec {
   readonly pickle: Uint8Array;
   readonly buffers: readonly Uint8Array[];
+  /** An actor of dask's: what it makes stays in its executor, and what is stored is a handle. */
+  readonly stateful?: true;
 }
 
 /** Worker states that the machine distinguishes; only `running` starts executions and transfers. */

@@ -387,6 +387,31 @@ Deno.test("ClientMachine holds tasks back while only Python works, in order with
   );
 });
 
+Deno.test("ClientMachine always restricts actors, apart from tasks, and keeps them for the first worker", () => {
+  const machine = connected();
+  const actor = (key: string): SubmittedTask => ({
+    ...task(key, [], "actor "),
+    annotations: null,
+    actor: true,
+  });
+  const routes = (events: ClientEvent[]) =>
+    sent(machine.handle(events)).flatMap((message) =>
+      message.op === "update-graph" ? [[message.tasks.map(({ key }) => key).join(), message.annotations]] : []
+    );
+  const workers = ["tcp://a:1", "tcp://b:1"];
+  assertEquals(
+    routes([submit([task("t")], { t: 1 }), submit([actor("x")], { x: 2 }), submit([actor("y")], { y: 3 })]),
+    [["t", null], ["x,y", { workers }]],
+  );
+  machine.handle([{ type: "workers-changed", typescript: [], python: [] }]);
+  const own: SubmittedTask = { ...actor("own"), annotations: { workers: ["mine"] }, signature: "actor mine" };
+  assertEquals(routes([submit([actor("z")], { z: 4 }), submit([own], { own: 5 })]), [[
+    "own",
+    { workers: ["mine"] },
+  ]]);
+  assertEquals(routes([{ type: "workers-changed", typescript: workers, python: [] }]), [["z", { workers }]]);
+});
+
 Deno.test("ClientMachine sends tasks of each language to its own workers, and keeps none waiting for the other", () => {
   const machine = connected();
   const py = (key: string, dependencies: string[] = []) => ({

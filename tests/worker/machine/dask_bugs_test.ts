@@ -16,6 +16,7 @@ import {
   removeReplicas,
   removeWorker,
   rescheduled,
+  SPEC,
   started,
   status,
   steal,
@@ -37,6 +38,17 @@ Deno.test("#6159: a fetch is cancelled and its key is to be computed, stolen mea
     worker.given(started("x", 2));
     assertEquals(worker.when(succeeded("x", 2)), ["task-finished x#2"]);
   }
+});
+
+Deno.test("an actor is not stolen, as the scheduler forgets then whose it is: it says that it runs, and stays", () => {
+  const spec = { ...SPEC, stateful: true as const };
+  const waiting = new TestWorker().given(compute("x", { spec, needs: { d: ["alice"] } }));
+  assertEquals(waiting.when(steal("x")), ["steal-response x executing steal-1"]);
+  assertEquals(waiting.state("x"), "waiting");
+  const placed = new TestWorker().given(compute("x", { spec }));
+  assertEquals(placed.when(steal("x")), ["steal-response x executing steal-1"]);
+  placed.given(started("x"));
+  assertEquals(placed.when(succeeded("x")), ["task-finished x#1"]);
 });
 
 Deno.test("#6159: whoever waits for a key of which a fetch was cancelled gets it from its computation", () => {
