@@ -161,10 +161,10 @@ DASK_SCHEDULER_ADDRESS or dask's configuration files say it, else it is this hos
                             permissions of tasks; it may fill caches and set globals. May be given again. A module
                             that fails ends the worker at its start
   --task-permissions TEXT   What task code may do, as "net=example.org:443,read=/data" or none (default: inherit)
-  --allow-modules LIST      The only code that tasks may name, separated by commas: URLs of modules and of what lies above
-                            them, as https://example.org/lib/,file:///opt/tasks/,npm:zod; sha256-<base64> of a bundle
-                            or a function, bundles or functions for all of them (default: any code). What an allowed
-                            module imports itself is not asked about. Tasks that name other code fail
+  --allow-modules LIST      The only code that tasks may name, separated by commas: URLs of modules and of folders, as
+                            https://example.org/lib/,file:///opt/tasks/,npm:zod; sha256-<base64> of a bundle or of a
+                            function, bundles or functions for all of these (default: any code). Tasks that name
+                            other code fail; what an allowed module imports itself is not asked about
   --isolation KIND          Where task code runs: process, thread or inline (default: process)
   --abort-grace TIME        How long a cancelled task that listens may go on (default: 250ms)
 

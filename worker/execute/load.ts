@@ -56,7 +56,9 @@ export class Loader {
     bytes: (dependency: number) => unknown,
   ): UserFunction | Promise<UserFunction> {
     if (ref.kind === "source") {
-      return this.#allowed === null ? this.#source(ref.hash, ref.source) : this.#allowedSource(ref.source);
+      return this.#allowed === null
+        ? this.#source(ref.hash, ref.source)
+        : this.#allowed.then((allowed) => this.#checkedSource(allowed, ref.source));
     }
     const id = ref.kind === "bundle" ? ref.hash : `${ref.url} ${ref.integrity ?? ""}`;
     const known = this.#exports.get(`${id} ${ref.export}`);
@@ -98,9 +100,9 @@ export class Loader {
   }
 
   /** The hash that a source came with is its sender's word: here it is the true one. */
-  async #allowedSource(source: string): Promise<UserFunction> {
+  async #checkedSource(allowed: AllowedModules, source: string): Promise<UserFunction> {
     const hash = await sha256(new TextEncoder().encode(source));
-    (await this.#allowed)?.checkFunction(hash, head(source));
+    allowed.checkFunction(hash, head(source));
     return this.#source(hash, source);
   }
 
