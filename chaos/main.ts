@@ -6,7 +6,7 @@
  * @module
  */
 import { parseArgs } from "@std/cli/parse-args";
-import { progressView } from "../examples/cluster/progress_view.ts";
+import { ProgressView } from "../client/progress.ts";
 import { type ChaosFigures, type ChaosOptions, chaosRun } from "./run.ts";
 
 /** With faults a run may take so many times as long as without. */
@@ -45,8 +45,8 @@ say(`slowdown at most ${slowest} (goal ${SLOWDOWN_MAX}); ${failed} of ${rows.len
 Deno.exit(failed > 0 ? 1 : 0);
 
 async function run(options: Omit<ChaosOptions, "onProgress">): Promise<ChaosFigures> {
-  const view = progressView(Deno.stderr);
-  const figures = await chaosRun({ ...options, onProgress: (done, total) => view.show(done, total) });
+  const view = new ProgressView({ unit: "ops" });
+  const figures = await chaosRun({ ...options, onProgress: (done, total) => view.show({ done, total }) });
   view.end();
   for (const failure of figures.failures) say(`FAILED: ${failure}`);
   return figures;

@@ -88,6 +88,7 @@ import {
   stateOf,
   wait,
 } from "./future.ts";
+import type { Progress } from "./progress.ts";
 import { type Remote, remote } from "./remote.ts";
 import { readSchedulerInfo, type SchedulerInfo } from "./identity.ts";
 import type { Address, ClientEvent, Key, SubmittedTask, Want } from "./machine/events.ts";
@@ -1010,10 +1011,16 @@ export class Client implements Executor {
     return [...retired];
   }
 
-  /** How far some futures are, each time that changes; ends when all came to an end. */
-  async *progress(
-    futures: Iterable<Future<unknown>>,
-  ): AsyncIterableIterator<{ readonly done: number; readonly erred: number; readonly total: number }> {
+  /**
+   * How far some futures are, each time that changes; ends when all came to an end. For people there is
+   * {@linkcode showProgress}.
+   *
+   * @example
+   * ```ts ignore
+   * for await (const { done, erred, total } of client.progress(futures)) console.log(done, erred, total);
+   * ```
+   */
+  async *progress(futures: Iterable<Future<unknown>>): AsyncIterableIterator<Required<Progress>> {
     this.#core.open("watch the progress");
     const list = futuresOf(futures, "progress");
     const count = () => ({

@@ -17,5 +17,6 @@ export {
   type WorkerInfo,
 } from "./client.ts";
 export { type Lease, Queue, SharedEvent, type Sharing, Variable } from "./coordination.ts";
+export { type Progress, type ProgressStream, showProgress, type ShowProgressOptions } from "./progress.ts";
 export type { Remote } from "./remote.ts";
 export { asCompleted, Future, type FutureStatus, wait, type WaitOptions } from "./future.ts";

@@ -1,7 +1,6 @@
 /** How far is it? A bar over all tasks, and what one task says from inside. */
 // deno-lint-ignore-file no-console
-import { tasks } from "../mod.ts";
-import { progressView } from "./cluster/progress_view.ts";
+import { showProgress, tasks } from "../mod.ts";
 import { localCluster } from "./local_cluster.ts";
 
 const t = tasks<typeof import("./tasks.ts")>(new URL("./tasks.ts", import.meta.url));
@@ -17,9 +16,7 @@ const listening = (async () => {
 })().catch(() => {}); // ends by the signal
 
 const futures = client.map((i: number) => t.steps(`task ${i}`, 10), Array.from({ length: 12 }, (_, i) => i));
-const view = progressView(Deno.stderr);
-for await (const { done, total } of client.progress(futures)) view.show(done, total);
-view.end();
+await showProgress(client.progress(futures));
 
 console.log((await client.gather(futures)).at(-1));
 stop.abort();

@@ -49,6 +49,12 @@ export class SerializationError extends DaskError {
   }
 }
 
+/** A worker does not run this code: its operator allows other modules only. At a client it is the `cause` of a `TaskError`, by name. */
+export class ModuleNotAllowedError extends DaskError {
+  /** The name of the class. */
+  override name = "ModuleNotAllowedError";
+}
+
 /** A connection could not be made, or ended before the answer. `address` is the other end. */
 export class CommClosedError extends DaskError {
   /** The name of the class. */

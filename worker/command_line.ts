@@ -49,6 +49,8 @@ export interface WorkerFlags {
   /** Modules, as they were given. */
   readonly preload?: readonly string[];
   readonly taskPermissions?: string;
+  /** The only code that tasks may name, as it was given. */
+  readonly allowModules?: readonly string[];
   readonly isolation?: IsolationName;
   readonly abortGraceMs?: number;
   readonly logLevel?: LogLevel;
@@ -99,6 +101,7 @@ const TEXT_FLAGS = [
   "dashboard-address",
   "pid-file",
   "task-permissions",
+  "allow-modules",
   "isolation",
   "abort-grace",
   "log-level",
@@ -158,6 +161,10 @@ DASK_SCHEDULER_ADDRESS or dask's configuration files say it, else it is this hos
                             permissions of tasks; it may fill caches and set globals. May be given again. A module
                             that fails ends the worker at its start
   --task-permissions TEXT   What task code may do, as "net=example.org:443,read=/data" or none (default: inherit)
+  --allow-modules LIST      The only code that tasks may name, separated by commas: URLs of modules and of folders, as
+                            https://example.org/lib/,file:///opt/tasks/,npm:zod; sha256-<base64> of a bundle or of a
+                            function, bundles or functions for all of these (default: any code). Tasks that name
+                            other code fail; what an allowed module imports itself is not asked about
   --isolation KIND          Where task code runs: process, thread or inline (default: process)
   --abort-grace TIME        How long a cancelled task that listens may go on (default: 250ms)
 
@@ -240,6 +247,7 @@ export function wordsOf(flags: WorkerFlags, index: number): string[] {
   }
   for (const module of flags.preload ?? []) add("preload", module);
   add("task-permissions", flags.taskPermissions);
+  add("allow-modules", flags.allowModules?.join(","));
   add("isolation", flags.isolation);
   add("abort-grace", flags.abortGraceMs === undefined ? undefined : `${flags.abortGraceMs}ms`);
   add("log-level", flags.logLevel);
@@ -364,6 +372,7 @@ function readFlags(args: { _: (string | number)[] } & Record<string, unknown>, c
     lifetimeRestart: readSwitch(args["lifetime-restart"]),
     preload: readPreload(args["preload"]),
     taskPermissions: text("task-permissions"),
+    allowModules: read(text("allow-modules"), readAllowModules),
     isolation: read(text("isolation"), (kind) => oneOf("isolation", kind, ISOLATIONS)),
     abortGraceMs: read(text("abort-grace"), parseDuration),
     logLevel: read(text("log-level"), (level) => oneOf("log-level", level.toLowerCase(), LOG_LEVELS)),
@@ -427,6 +436,12 @@ function readPreload(value: unknown): readonly string[] | undefined {
   const modules = Array.isArray(value) ? value : [];
   if (modules.includes("")) throw new RangeError("Cannot read --preload: a value is missing");
   return modules.length === 0 ? undefined : modules as string[];
+}
+
+function readAllowModules(list: string): readonly string[] {
+  const entries = list.split(",").map((entry) => entry.trim());
+  if (entries.includes("")) throw new RangeError(`Cannot read --allow-modules "${list}": an entry is empty`);
+  return entries;
 }
 
 function checkMemoryLimit(text: string): void {

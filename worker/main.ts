@@ -144,6 +144,7 @@ async function runWorker(flags: WorkerFlags, logger: Logger): Promise<number> {
       ...given("lifetimeStagger", flags.lifetimeStaggerMs),
       ...given("lifetimeRestart", flags.lifetimeRestart),
       ...given("preload", flags.preload),
+      ...given("allowModules", flags.allowModules),
       ...given("isolation", flags.isolation),
       ...given("abortGraceMs", flags.abortGraceMs),
       ...(flags.taskPermissions === undefined

@@ -14,6 +14,7 @@ import { type DaskConfig, tlsOf, withDefaultScheme } from "../config/settings.ts
 import { normalizeAddress, parseAddress, SCHEDULER_PORT } from "../protocol/address.ts";
 import { DaskError } from "../protocol/errors.ts";
 import { pause } from "./registration.ts";
+import type { AllowedCode } from "./execute/allow.ts";
 import { type IsolationName, ISOLATIONS } from "./execute/executor.ts";
 import type { TaskPermissions } from "./execute/permissions.ts";
 import { parseHostPort } from "./ports.ts";
@@ -100,7 +101,27 @@ export interface WorkerOptions {
   readonly tls?: TlsOptions;
   /** Scheme to listen on, and of an address that has none. Default: that of the scheduler's address. */
   readonly protocol?: "tcp" | "tls";
-  /** Not available yet. */
+  /**
+   * The only code that tasks may name; anything else fails its task with a `ModuleNotAllowedError`. Default: all code.
+   * An empty list allows none. It is about what scheduler and clients ask for, also by `client.run` and for actors: what
+   * a module imports itself, and `preload`, is not asked about, nor is what a server redirects to.
+   *
+   * - A URL, `https:`, `http:`, `file:`, `npm:`, `jsr:` or `node:`, allows that module and those beneath it: the text
+   *   ends where a part of the path ends, so `"https://example.org/lib"` is not `https://example.org/library.ts`, and
+   *   `"npm:zod"` is all versions of it. One with a query is that URL alone.
+   * - A `RegExp` is looked for in the whole URL: begin it with `^`.
+   * - `"sha256-<base64>"` (or `"sha256=<hex>"`) allows the bundle or the self-contained function with this content.
+   * - `"bundles"` allows all modules that clients bundle and send, `"functions"` all functions that they send as text.
+   *   The names that these come with are not trusted: their sender can write any.
+   *
+   * URLs are compared in their normal form. One whose path has `%2e`, `%2f` or `%5c` in it is never allowed, nor a
+   * `data:` URL.
+   *
+   * @example
+   * ```ts ignore
+   * await using worker = await startWorker({ allowModules: ["https://example.org/tasks/", "npm:zod@4.1.0"] });
+   * ```
+   */
   readonly allowModules?: readonly (string | RegExp)[];
   /** Folder for what memory does not hold, in place of `localDirectory`; `false`: all stays in memory. */
   readonly spill?: string | false;
@@ -116,6 +137,8 @@ export interface WorkerSettings {
   readonly memory: MemoryLimits | null;
   readonly resources: Readonly<Record<string, number>>;
   readonly permissions: TaskPermissions | undefined;
+  /** Null: all code may be loaded. */
+  readonly allowed: AllowedCode | null;
   readonly protocol: "tcp" | "tls";
   /** Certificates, as PEM texts: tasks may not be able to read the files. */
   readonly tls: { readonly ca: string; readonly cert: string; readonly key: string } | null;
@@ -201,6 +224,7 @@ export async function readOptions(given: string | WorkerOptions = {}): Promise<W
     memory: limitBytes === null ? null : memoryLimits(limitBytes, thresholds),
     resources: options.resources ?? config.resources ?? {},
     permissions: options.permissions,
+    allowed: options.allowModules === undefined ? null : await allowedCode(options.allowModules),
     protocol,
     isolation,
     abortGraceMs: options.abortGraceMs,
@@ -234,12 +258,10 @@ export function checkResources(resources: Readonly<Record<string, number>>): voi
 }
 
 function refuseUnavailable(options: WorkerOptions): void {
-  const unavailable = (what: string, remedy: string) =>
-    new DaskError(`${what} is not available yet: ${remedy}`);
-  if (options.reconnect === true) {
-    throw unavailable("Reconnecting", "a worker that lost its scheduler ends, start another");
-  }
-  if (options.allowModules !== undefined) throw unavailable("`allowModules`", "limit `permissions` instead");
+  if (options.reconnect !== true) return;
+  throw new DaskError(
+    "Reconnecting is not available yet: a worker that lost its scheduler ends, start another",
+  );
 }
 
 /** Thresholds of the configuration that somebody set. */
@@ -260,6 +282,14 @@ function configuredMemory({ memory }: DaskConfig, logger: Logger): MemoryThresho
 }
 
 /** Not written into the `import`: Deno would read it at the start. */
+const ALLOW = new URL("./execute/allow.ts", import.meta.url).href;
+
+async function allowedCode(entries: readonly (string | RegExp)[]): Promise<AllowedCode> {
+  const { readAllowModules }: typeof import("./execute/allow.ts") = await import(ALLOW);
+  return readAllowModules(entries);
+}
+
+/** Not written into the `import`, as above. */
 const TLS = new URL("../comm/tls.ts", import.meta.url).href;
 
 /** Workers without certificates do not load what handles them. */

@@ -493,10 +493,12 @@ class Worker implements WorkerHandle {
   /** What starts pools of executors. The isolations that are not asked for are not loaded. */
   async #poolStarter(): Promise<(options: InProcessOptions) => ExecutorPool> {
     const { frames, sockets, spill } = this.#directories;
-    const { memory, isolation, permissions, preload, scheduler, tls, abortGraceMs: graceMs } = this.#settings;
+    const { memory, isolation, permissions, preload, scheduler, tls, abortGraceMs: graceMs, allowed } =
+      this.#settings;
     const logger: Logger = this.#log;
     const limits = memory === null ? {} : executorMemory(memory, this.slots, isolation, logger);
-    const options = { permissions, preload, scheduler, tls, graceMs, logger, ...limits };
+    const allow = allowed === null ? null : { ...allowed, worker: this.#provisionalName() };
+    const options = { permissions, preload, allow, scheduler, tls, graceMs, logger, ...limits };
     const start = isolation === "process"
       ? (given: InProcessOptions) =>
         startProcessPool({
@@ -510,6 +512,12 @@ class Worker implements WorkerHandle {
       ? (await import(THREADS) as typeof import("./execute/threads.ts")).startThreadPool
       : (await import(INLINE) as typeof import("./execute/inline.ts")).startInlinePool;
     return (given) => start({ ...options, ...given });
+  }
+
+  /** Names this worker in messages of its executors, which are started before it has an address. */
+  #provisionalName(): string {
+    const { host } = parseAddress(this.#connection.channel.local);
+    return String(this.#settings.name ?? `of process ${Deno.pid} at ${host}`);
   }
 
   /** The part ends with the worker. */

@@ -2,10 +2,9 @@
  * `deno task demo`: starts Python's scheduler and three TypeScript workers on this machine, runs the 500 ops of
  * `graph.ts` on them, and prints the best comparison. Progress goes to standard error, the result to standard output.
  */
-import { DaskError, type Future } from "../../mod.ts";
+import { DaskError, type Future, showProgress } from "../../mod.ts";
 import { localCluster } from "../local_cluster.ts";
 import { clusterGraph } from "./graph.ts";
-import { progressView } from "./progress_view.ts";
 
 const WORKERS = 3;
 
@@ -25,9 +24,7 @@ async function demo(): Promise<void> {
   const graph = clusterGraph();
   const start = performance.now();
   const futures = graph.ops.map((op) => client.submit(op));
-  const view = progressView(Deno.stderr);
-  for await (const { done, erred, total } of client.progress(futures)) view.show(done + erred, total);
-  view.end();
+  await showProgress(client.progress(futures), { unit: "ops" });
   const best = futures.at(-1) as Future<number>;
   const value = await best.result();
   const seconds = ((performance.now() - start) / 1000).toFixed(2);

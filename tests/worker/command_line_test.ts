@@ -193,6 +193,7 @@ Deno.test("flags about lifetime, preload, pages and nanny come through to each w
       .split(
         " ",
       ),
+    "--allow-modules=https://h/lib/,npm:zod, bundles",
     ..."--preload a.ts --preload=https://h/b.ts --pid-file /run/w.pid --nanny-port 7000:7003 --interface lo"
       .split(
         " ",
@@ -207,8 +208,14 @@ Deno.test("flags about lifetime, preload, pages and nanny come through to each w
   assertEquals(rest.lifetimeStaggerMs, 300_000);
   assertEquals(rest.lifetimeRestart, true);
   assertEquals(rest.preload, ["a.ts", "https://h/b.ts"]);
+  assertEquals(rest.allowModules, ["https://h/lib/", "npm:zod", "bundles"]);
   const off = flagsOf("--no-lifetime-restart");
   assertEquals(flagsOf(...wordsOf(off, 0)).lifetimeRestart, false);
+});
+
+Deno.test("--allow-modules has no empty entries", () => {
+  assertStringIncludes(misuse("--allow-modules=npm:zod,,bundles"), "an entry is empty");
+  assertStringIncludes(misuse("--allow-modules="), "a value is missing");
 });
 
 Deno.test("pages are off unless asked for", () => {

@@ -78,7 +78,8 @@ export function callData(seq: number, call: ExecutorCall): CallData {
 }
 
 /** What a runner needs to know. Plain data. */
-export interface RunnerOptions extends Pick<ExecutorConfig, "base" | "scheduler" | "tls" | "preload"> {
+export interface RunnerOptions
+  extends Pick<ExecutorConfig, "base" | "scheduler" | "tls" | "preload" | "allow"> {
   /** Inputs that are kept for later calls, bytes. */
   readonly inputCacheBytesMax: number;
 }
@@ -97,7 +98,7 @@ export class CallRunner {
 
   constructor(tell: (record: FromRunner) => void, options: RunnerOptions) {
     this.#tell = tell;
-    this.#loader = new Loader(options.base);
+    this.#loader = new Loader(options.base, options.allow);
     this.#keptBytesMax = options.inputCacheBytesMax;
     this.#preload = options.preload;
     this.#inside = new InsideClient(options.scheduler, options.tls, () => this.#running);

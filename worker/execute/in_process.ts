@@ -12,6 +12,7 @@ import { type Logger, silent } from "../../base/log.ts";
 import { DaskError, type ErrorData } from "../../protocol/errors.ts";
 import { decodeMsgpack } from "../../protocol/msgpack/mod.ts";
 import { errorData, writeException } from "../../protocol/exception.ts";
+import type { AllowList } from "./allow.ts";
 import { type CallData, callData, type CallEnd, type FromRunner, type RunnerOptions } from "./call_runner.ts";
 import { currentFolder } from "./current_folder.ts";
 import type { ExecutorCall, ExecutorListener, ExecutorPool, Outcome, PoolExecutor } from "./executor.ts";
@@ -34,6 +35,8 @@ export interface InProcessOptions {
   readonly inputCacheBytesMax?: number | undefined;
   /** URLs of modules that each seat loads before its first call. */
   readonly preload?: readonly string[] | undefined;
+  /** What code may be loaded for calls. Default: anything. */
+  readonly allow?: AllowList | null | undefined;
   /** Address of the scheduler, for clients inside of tasks. Default: they can have none. */
   readonly scheduler?: string | undefined;
   /** Certificates for those clients. */
@@ -44,8 +47,14 @@ export interface InProcessOptions {
 
 /** What the runners of a pool need to know. */
 export function runnerOptions(options: InProcessOptions): RunnerOptions {
-  const { inputCacheBytesMax = INPUT_CACHE_BYTES_MAX, preload = [], scheduler = null, tls = null } = options;
-  return { base: currentFolder(), inputCacheBytesMax, preload, scheduler, tls };
+  const {
+    inputCacheBytesMax = INPUT_CACHE_BYTES_MAX,
+    preload = [],
+    allow = null,
+    scheduler = null,
+    tls = null,
+  } = options;
+  return { base: currentFolder(), inputCacheBytesMax, preload, allow, scheduler, tls };
 }
 
 /** What runs one call at a time; after a `seceded` it is left to that call. */

@@ -12,6 +12,7 @@ import { encodeFrames, FrameDecoder } from "../../protocol/frame.ts";
 import { decodeMsgpack, encodeMsgpack } from "../../protocol/msgpack/mod.ts";
 import { CommClosedError, ProtocolError } from "../../protocol/errors.ts";
 import type { Frame } from "../../protocol/payload.ts";
+import type { AllowList } from "./allow.ts";
 import type { Stop } from "./policy.ts";
 import type { TaskNews } from "./running_task.ts";
 
@@ -113,6 +114,8 @@ export interface ExecutorConfig {
   readonly tls: { readonly ca: string; readonly cert: string; readonly key: string } | null;
   /** URLs of modules to load before the first task. */
   readonly preload: readonly string[];
+  /** What code may be loaded for tasks; null: anything. */
+  readonly allow: AllowList | null;
   /** Whether it is to tell its memory after calls. */
   readonly tellMemory: boolean;
 }

@@ -4,6 +4,7 @@
  *
  * @module
  */
+import type { AllowedModules, AllowList } from "./allow.ts";
 import { current, Reschedule } from "./current.ts";
 import { DaskError } from "../../protocol/errors.ts";
 import {
@@ -12,12 +13,16 @@ import {
   MODULE_PREFIX,
   type OneFunctionRef,
 } from "../../protocol/call.ts";
+import { readIntegrity } from "./integrity.ts";
 import { withOwnModules } from "./own_modules.ts";
 
 /** A function of a user. */
 export type UserFunction = (...args: unknown[]) => unknown;
 
 type Namespace = Readonly<Record<string, unknown>>;
+
+/** Only for workers that restrict modules. (Were its name written into the `import`, Deno would read it at the start.) */
+const ALLOW = new URL("./allow.ts", import.meta.url).href;
 
 /** Compiled functions kept, by source. Modules cannot be unloaded and are kept for ever. */
 const SOURCES_MAX = 2_000;
@@ -34,9 +39,15 @@ export class Loader {
   readonly #files = new Map<string, LoadedFile>();
   /** What stands in stacks, and what it stands for. */
   readonly #aliases = new Map<string, string>();
+  /** Null: all may be loaded. What is loaded was allowed, so only loading asks. */
+  readonly #allowed: Promise<AllowedModules> | null;
 
-  constructor(base: string) {
+  /** `allow` says what may be loaded; null: anything. */
+  constructor(base: string, allow: AllowList | null) {
     this.#base = base;
+    this.#allowed = allow === null
+      ? null
+      : (import(ALLOW) as Promise<typeof import("./allow.ts")>).then((of) => new of.AllowedModules(allow));
   }
 
   /** The function of a call. `bytes` gives the bytes of a bundle. At once when it was loaded before. */
@@ -44,20 +55,31 @@ export class Loader {
     ref: Exclude<OneFunctionRef, { kind: "builtin" }>,
     bytes: (dependency: number) => unknown,
   ): UserFunction | Promise<UserFunction> {
-    if (ref.kind === "source") return this.#sources.get(ref.hash) ?? this.#compile(ref.hash, ref.source);
+    if (ref.kind === "source") {
+      return this.#allowed === null
+        ? this.#source(ref.hash, ref.source)
+        : this.#allowed.then((allowed) => this.#checkedSource(allowed, ref.source));
+    }
     const id = ref.kind === "bundle" ? ref.hash : `${ref.url} ${ref.integrity ?? ""}`;
     const known = this.#exports.get(`${id} ${ref.export}`);
     if (known !== undefined) return known;
-    const namespace = ref.kind === "bundle"
-      ? this.#bundle(ref.hash, ref.url, bytes(ref.dependency))
-      : this.#url(ref.url, ref.integrity === null ? null : hexOfIntegrity(ref.integrity, ref.url));
+    const load = () =>
+      ref.kind === "bundle"
+        ? this.#bundle(ref.hash, ref.url, bytes(ref.dependency))
+        : this.#url(ref.url, ref.integrity === null ? null : hexOfIntegrity(ref.integrity, ref.url));
+    const check = (allowed: AllowedModules) =>
+      ref.kind === "bundle" ? allowed.checkBundle(ref.hash, ref.url) : allowed.checkUrl(ref.url);
+    const namespace = this.#allowed === null ? load() : this.#allowed.then(check).then(load);
     return namespace.then((exports) => this.#pick(exports, ref.export, ref.url, `${id} ${ref.export}`));
   }
 
   /** The function behind a name as a Python client writes it: `deno:<module URL>#<export>[?sha256=<hex>]`. */
   loadNamed(name: string): Promise<UserFunction> {
     const { url, exported, sha256 } = readName(name, this.#base);
-    const namespace = url.protocol === "file:" ? this.#file(url, sha256) : this.#url(url.href, sha256);
+    const load = () => url.protocol === "file:" ? this.#file(url, sha256) : this.#url(url.href, sha256);
+    const namespace = this.#allowed === null
+      ? load()
+      : this.#allowed.then((allowed) => allowed.checkUrl(url.href)).then(load);
     return namespace.then((exports) => this.#pick(exports, exported, url.href, null));
   }
 
@@ -71,6 +93,17 @@ export class Loader {
       !line.includes(OWN_FOLDER) && !/^\s+at (async )?(ext|node):/.test(line)
     )
       .join("\n");
+  }
+
+  #source(hash: string, source: string): UserFunction {
+    return this.#sources.get(hash) ?? this.#compile(hash, source);
+  }
+
+  /** The hash that a source came with is its sender's word: here it is the true one. */
+  async #checkedSource(allowed: AllowedModules, source: string): Promise<UserFunction> {
+    const hash = await sha256(new TextEncoder().encode(source));
+    allowed.checkFunction(hash, head(source));
+    return this.#source(hash, source);
   }
 
   #compile(hash: string, source: string): UserFunction {
@@ -248,12 +281,9 @@ function readName(name: string, base: string): { url: URL; exported: string; sha
   return { url, exported, sha256: pin?.[1]?.toLowerCase() ?? null };
 }
 
-/** Hex of `sha256-<base64>` or `sha256=<hex>`. */
 function hexOfIntegrity(integrity: string, url: string): string {
-  const hex = /^sha256=([0-9a-fA-F]{64})$/.exec(integrity)?.[1];
-  if (hex !== undefined) return hex.toLowerCase();
-  const base64 = /^sha256-([A-Za-z0-9+/]{43}=)$/.exec(integrity)?.[1];
-  if (base64 !== undefined) return Uint8Array.fromBase64(base64).toHex();
+  const hex = readIntegrity(integrity);
+  if (hex !== null) return hex;
   throw new DaskError(
     `Cannot read the integrity of ${url}: expected "sha256-<base64>" or "sha256=<hex>", got ${
       JSON.stringify(integrity)

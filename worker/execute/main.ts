@@ -63,7 +63,7 @@ class Executor {
       "executor",
       (page) => files.openLedger(ledgerPath(config.directory, config.prefix, page)),
     );
-    this.#loader = new Loader(config.base);
+    this.#loader = new Loader(config.base, config.allow);
     this.#inside = new InsideClient(config.scheduler, config.tls, () => this.#running);
   }
 

@@ -38,6 +38,7 @@ import {
   type LinkFrame,
   type LinkInput,
 } from "./link.ts";
+import type { AllowList } from "./allow.ts";
 import { currentFolder } from "./current_folder.ts";
 import { holdDirectory } from "./directory_lock.ts";
 import {
@@ -82,6 +83,8 @@ export interface ProcessPoolOptions {
   readonly graceMs?: number | undefined;
   /** URLs of modules that each executor loads before its first call, with the permissions of tasks. */
   readonly preload?: readonly string[] | undefined;
+  /** What code may be loaded for calls. Default: anything. */
+  readonly allow?: AllowList | null | undefined;
   /** How long an executor has to acknowledge an abort before it is ended without grace, ms. Default 50. */
   readonly acknowledgeMs?: number | undefined;
   /** Warm executors without a slot that are kept: of other permission sets, and spares. Default: as many as slots. */
@@ -262,8 +265,9 @@ class ProcessPool implements ExecutorPool {
     const socket = `${sockets}/${this.#name}.sock`;
     const base = currentFolder();
     const libc = Deno.build.os === "linux" && hasWhole("ffi");
-    const { directory, scheduler = null, tls = null, tellMemory = false } = options;
-    this.#config = { socket, parent: Deno.pid, directory, libc, base, scheduler, tls, preload, tellMemory };
+    const { directory, scheduler = null, tls = null, allow = null, tellMemory = false } = options;
+    const config = { socket, parent: Deno.pid, directory, libc, base, scheduler, tls, preload, allow };
+    this.#config = { ...config, tellMemory };
     const grants = grantsOf(options.permissions ?? "inherit", base);
     this.#common = this.#permissionSet(grants);
     this.description =
