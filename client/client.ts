@@ -28,6 +28,7 @@ import {
   type Result,
   type RunOptions,
   type Settled,
+  type Task,
   type TaskOptions,
   type Values,
   type Waiting,
@@ -86,13 +87,30 @@ import {
 import { readSchedulerInfo, type SchedulerInfo } from "./identity.ts";
 import type { ClientEvent, Key, SubmittedTask, Want } from "./machine/events.ts";
 import type { Diagnosis, News, WorkerInfo } from "./messages.ts";
+import {
+  callAside,
+  isCode,
+  knownWorkers,
+  type Operating,
+  runOnWorkers,
+  type RunOnWorkersOptions,
+} from "./operations.ts";
 import { checkOptions, NO_OPTIONS, tell } from "./options.ts";
 import { readReconnect, Reconnection, type ReconnectOptions } from "./reconnect.ts";
 import { RetryPolicy } from "./retries.ts";
 import { stderrLogger } from "./stderr_logger.ts";
 import type { SubmittingTask } from "./wire.ts";
 
-export type { LogLine, LogOptions, ReconnectOptions, SchedulerInfo, TaskRun, TaskStreamOptions, WorkerInfo };
+export type {
+  LogLine,
+  LogOptions,
+  ReconnectOptions,
+  RunOnWorkersOptions,
+  SchedulerInfo,
+  TaskRun,
+  TaskStreamOptions,
+  WorkerInfo,
+};
 
 /** Time for a connection with a worker; the scheduler brings the value when there is none. */
 const WORKER_CONNECT_MS = 3_000;
@@ -929,6 +947,62 @@ export class Client implements Executor {
     }
   }
 
+  // --- The cluster as a whole ---
+
+  /**
+   * Runs one task once on each worker, aside from all tasks and also while they are busy; dask's `client.run`. For what
+   * is to be known of workers or done to their hosts: the call runs in a process of its own, so what it leaves in global
+   * variables is gone with it, and the scheduler knows nothing of it.
+   *
+   * @param args Plain values; no nodes or futures.
+   * @param options `workers`: addresses; default: all TypeScript workers. `signal` ends the waiting, not the calls.
+   * @returns Address to outcome. Where it failed, the reason is a {@linkcode TaskError} that names the worker; so it is
+   * for a worker of Python's.
+   * @throws {DaskError} when an address is not that of a worker; then it runs nowhere.
+   * @throws {TypeError} when an argument is a node or a future, or the task has options such as `permissions`.
+   * @example
+   * ```ts ignore
+   * const hosts = await client.runOnWorkers(task(() => Deno.hostname()), []);
+   * for (const [address, outcome] of hosts) {
+   *   console.log(address, outcome.status === "fulfilled" ? outcome.value : outcome.reason.message);
+   * }
+   * ```
+   */
+  async runOnWorkers<A extends unknown[], R>(
+    task: Task<A, R>,
+    args: NoInfer<A>,
+    options: RunOnWorkersOptions = {},
+  ): Promise<ReadonlyMap<string, PromiseSettledResult<R>>> {
+    this.#core.open("run on workers");
+    const signal = signalOf(options);
+    signal?.throwIfAborted();
+    const { workers } = options;
+    const addresses = workers === undefined ? null : addressesOf(workers, "runOnWorkers");
+    // A plain function would run here.
+    if (typeof task !== "function" || typeof task.with !== "function") {
+      throw new TypeError(
+        `Cannot run on workers: expected a task, as task(f) or tasks(…) make it, got ${describe(task)}`,
+      );
+    }
+    if (!Array.isArray(args)) {
+      throw new TypeError(
+        `Cannot run on workers: expected a list of arguments, got ${describe(args)}`,
+      );
+    }
+    const node = (task as (...args: unknown[]) => AnyOp)(...args);
+    const call = callAside(node, this.#defaults);
+    // What the task is declared to give.
+    return await runOnWorkers(this.#operating, call, addresses, signal) as ReadonlyMap<
+      string,
+      PromiseSettledResult<R>
+    >;
+  }
+
+  readonly #operating: Operating = {
+    ask: (op, fields, signal) => this.#core.ask(op, fields, signal),
+    workers: () => this.workers(),
+  };
+
   // --- What happened ---
 
   /**
@@ -1391,24 +1465,13 @@ export class Client implements Executor {
 
   async #knownWorkers(addresses: readonly string[], call: string): Promise<readonly string[]> {
     const wanted = addressesOf(addresses, call);
-    const there = new Set((await this.workers()).map(({ address }) => address));
-    const unknown = wanted.filter((address) => !there.has(address));
-    if (unknown.length === 0) return [...new Set(wanted)];
-    throw new DaskError(
-      `Cannot ${call === "retireWorkers" ? "retire" : "shut down"} ${
-        unknown.join(", ")
-      }: no such worker; there are ` +
-        `${there.size === 0 ? "none" : [...there].join(", ")}`,
-    );
+    const verb = call === "retireWorkers" ? "retire" : "shut down";
+    return knownWorkers(await this.workers(), wanted, verb).map(({ address }) => address);
   }
 
   #stimulus(name: string): string {
     return `${name}-${crypto.randomUUID()}`;
   }
-}
-
-function isCode({ call }: LoweredTask): boolean {
-  return call.function.kind === "builtin" && call.function.name === "bundle";
 }
 
 function encoded<T>(task: LoweredTask, encode: (call: LoweredTask["call"]) => T): T {

@@ -87,7 +87,7 @@ function originOf(exception: unknown): string | null {
 }
 
 /** The error of another process as a plain one here, with its name, text and stack. */
-function remoteError(
+export function remoteError(
   data: { readonly name: string; readonly message: string; readonly stack: string },
 ): Error {
   const error = new Error(data.message);

@@ -288,7 +288,8 @@ function originOf(error: TaskError): Key {
   return "origin" in error && typeof error.origin === "string" ? error.origin : error.key;
 }
 
-function inMemory(payload: Payload): { header: Uint8Array; frames: readonly Uint8Array[] } {
+/** What came over one of the client's connections. */
+export function inMemory(payload: Payload): { header: Uint8Array; frames: readonly Uint8Array[] } {
   // The client's connections put all frames into memory.
   return payload as { header: Uint8Array; frames: readonly Uint8Array[] };
 }

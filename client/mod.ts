@@ -10,6 +10,7 @@ export {
   type LogLine,
   type LogOptions,
   type ReconnectOptions,
+  type RunOnWorkersOptions,
   type SchedulerInfo,
   type TaskRun,
   type TaskStreamOptions,

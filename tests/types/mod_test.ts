@@ -121,6 +121,12 @@ async function contract(client: Client): Promise<void> {
   const limited: Client = client.with({ workers: ["tcp://h:1"], resources: { GPU: 1 } });
   void limited;
 
+  const everywhere = await client.runOnWorkers(t.load, ["a"], { workers: ["tcp://h:1"] });
+  ok<Eq<typeof everywhere, ReadonlyMap<string, PromiseSettledResult<Float64Array>>>>();
+  const pairs = await client.runOnWorkers(t.divmod, [7, 2]);
+  ok<Eq<typeof pairs, ReadonlyMap<string, PromiseSettledResult<[number, number]>>>>();
+  await client.runOnWorkers(plus, [1]);
+
   const info = await client.schedulerInfo();
   ok<Eq<typeof info, SchedulerInfo>>();
   const workers = await client.workers();
@@ -184,6 +190,12 @@ async function contract(client: Client): Promise<void> {
   sum.status = "finished";
   // @ts-expect-error slots are a number
   startWorker({ slots: "2" });
+  // @ts-expect-error a task runs with its own arguments
+  client.runOnWorkers(t.add, [1, "2"]);
+  // @ts-expect-error with values, not futures
+  client.runOnWorkers(t.add, [1, sum]);
+  // @ts-expect-error and it is a task
+  client.runOnWorkers((a: number) => a, [1]);
   // @ts-expect-error the address is a text
   connect(8786);
 }

@@ -1,0 +1,177 @@
+/**
+ * What is asked of the cluster as a whole, aside from tasks: functions that run on each worker, restarts, versions.
+ *
+ * The law: what cannot be done is refused before anything is sent, by the name of the worker that stands in the way.
+ *
+ * @module
+ */
+import { type AnyOp, lower, type LoweredTask, type TaskOptions, type Waiting } from "../dispatch/mod.ts";
+import { CALL_PREFIX, encodeCall } from "../protocol/call.ts";
+import { DaskError, TaskError } from "../protocol/errors.ts";
+import { writeFunctionPickle } from "../protocol/graph_pickle.ts";
+import { encodePickle } from "../protocol/pickle/encode.ts";
+import { readKeyMap, readRecord, readSerialized } from "../protocol/read.ts";
+import { readException } from "../protocol/remote_error.ts";
+import { decodeValue } from "../protocol/value.ts";
+import { remoteError } from "./failures.ts";
+import { inMemory } from "./future.ts";
+import type { WorkerInfo } from "./messages.ts";
+import { tell } from "./options.ts";
+
+/** What operations need of their client. */
+export interface Operating {
+  /** Asks the scheduler. */
+  ask(op: string, fields?: Readonly<Record<string, unknown>>, signal?: AbortSignal): Promise<unknown>;
+  /** Those registered now. */
+  workers(): Promise<readonly WorkerInfo[]>;
+}
+
+/** Options of {@linkcode Client.runOnWorkers}. */
+export interface RunOnWorkersOptions extends Waiting {
+  /** Addresses of the workers. Default: all TypeScript workers. */
+  readonly workers?: readonly string[];
+}
+
+/**
+ * Those of `there` with the given addresses, each once.
+ *
+ * @param verb What cannot be done with the others, for the error: `"retire"`.
+ * @throws {DaskError} when there is no such worker.
+ */
+export function knownWorkers(
+  there: readonly WorkerInfo[],
+  addresses: readonly string[],
+  verb: string,
+): readonly WorkerInfo[] {
+  const byAddress = new Map(there.map((worker) => [worker.address, worker]));
+  const wanted = [...new Set(addresses)];
+  const unknown = wanted.filter((address) => !byAddress.has(address));
+  if (unknown.length === 0) return wanted.map((address) => byAddress.get(address)!);
+  throw new DaskError(
+    `Cannot ${verb} ${unknown.join(", ")}: no such worker; there are ${
+      there.length === 0 ? "none" : [...byAddress.keys()].join(", ")
+    }`,
+  );
+}
+
+// --- Functions on workers ---
+
+/** A call of a TypeScript function with all that a worker needs for it. */
+export interface CallAside {
+  readonly key: string;
+  readonly label: string;
+  /** Pickles of the function and of its arguments. */
+  readonly function: Uint8Array;
+  readonly args: Uint8Array;
+}
+
+/**
+ * The call behind a node. Its code goes along: a worker finds it where the results of its dependencies would be.
+ *
+ * @param defaults Options of the client.
+ * @throws {TypeError} when it depends on other tasks, or has options that only a task can have.
+ */
+export function callAside(node: AnyOp, defaults: TaskOptions | null): CallAside {
+  const { tasks, outputs } = lower([node], {
+    held: () => false,
+    ...(defaults === null ? {} : { defaults }),
+  });
+  const [key] = outputs as [string];
+  const task = tasks.find((task) => task.key === key)!;
+  const { label, call, dependencies, options } = task;
+  const code = new Map(tasks.filter(isCode).map(({ key, call }) => [key, call.args[0]]));
+  const other = dependencies.find((dependency) => !code.has(dependency));
+  if (other !== undefined) {
+    throw new TypeError(
+      `Cannot run "${label}" on workers: its argument "${other}" is a task; pass plain values, such as await ` +
+        `future.result()`,
+    );
+  }
+  const { restrictions } = tell(options);
+  if (restrictions !== "") {
+    throw new TypeError(
+      `Cannot run "${label}" on workers with the options ${restrictions}: only tasks have them; submit it instead`,
+    );
+  }
+  const carried = [encodeCall(call), ...dependencies.map((dependency) => code.get(dependency))];
+  return {
+    key,
+    label,
+    function: writeFunctionPickle(CALL_PREFIX + label),
+    args: encodePickle(carried).pickle,
+  };
+}
+
+/** Whether it is no call, but the code of calls. */
+export function isCode({ call }: LoweredTask): boolean {
+  return call.function.kind === "builtin" && call.function.name === "bundle";
+}
+
+/** Runs a call once on each of some workers, on all TypeScript workers for null. Address to outcome. */
+export async function runOnWorkers(
+  operating: Operating,
+  call: CallAside,
+  addresses: readonly string[] | null,
+  signal: AbortSignal | undefined,
+): Promise<ReadonlyMap<string, PromiseSettledResult<unknown>>> {
+  const there = await operating.workers();
+  signal?.throwIfAborted();
+  const wanted = addresses === null
+    ? there.filter(({ language }) => language === "typescript")
+    : knownWorkers(there, addresses, `run "${call.label}" on`);
+  const workers = wanted.filter(({ language }) => language === "typescript").map(({ address }) => address);
+  const reply = workers.length === 0 ? {} : await operating.ask("broadcast", {
+    msg: { op: "run", function: call.function, args: call.args, kwargs: null, wait: true },
+    workers,
+    // One that cannot be asked is no reason to lose what the others say.
+    on_error: "return_pickle",
+  }, signal);
+  const outcomes = readKeyMap(reply, "run", (outcome) => outcome);
+  return new Map(wanted.map(({ address, language }) => [
+    address,
+    language === "typescript"
+      ? readOutcome(outcomes.get(address), call, address)
+      : failed(call, address, "it is a Python worker; TypeScript functions run on TypeScript workers"),
+  ]));
+}
+
+function readOutcome(outcome: unknown, call: CallAside, worker: string): PromiseSettledResult<unknown> {
+  if (outcome === undefined) return failed(call, worker, "the scheduler could not ask it");
+  // The scheduler's own failure to ask it, or the worker's refusal.
+  if (outcome instanceof Uint8Array) return thrown(call, worker, outcome, null);
+  const fields = readRecord(outcome, `run on ${worker}`);
+  if (fields["status"] !== "OK") {
+    return thrown(call, worker, fields["exception"] ?? fields["exception_text"], fields["traceback"]);
+  }
+  try {
+    const { payload } = readSerialized(fields["result"], `run on ${worker}.result`);
+    return { status: "fulfilled", value: decodeValue(inMemory(payload)) };
+  } catch (cause) {
+    return failed(call, worker, `its result cannot be read: ${(cause as Error).message}`, { cause });
+  }
+}
+
+function thrown(
+  call: CallAside,
+  worker: string,
+  exception: unknown,
+  traceback: unknown,
+): PromiseRejectedResult {
+  const data = readException(exception, traceback);
+  return failed(call, worker, `${data.name}: ${data.message}`, {
+    remoteStack: data.stack,
+    cause: remoteError(data),
+  });
+}
+
+function failed(
+  { key, label }: CallAside,
+  worker: string,
+  reason: string,
+  details: { readonly remoteStack?: string; readonly cause?: unknown } = {},
+): PromiseRejectedResult {
+  return {
+    status: "rejected",
+    reason: new TaskError(`Function "${label}" failed on ${worker}: ${reason}`, { ...details, key, worker }),
+  };
+}
