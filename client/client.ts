@@ -91,7 +91,8 @@ import {
   callAside,
   isCode,
   knownWorkers,
-  type Operating,
+  restart,
+  type RestartOptions,
   runOnWorkers,
   type RunOnWorkersOptions,
 } from "./operations.ts";
@@ -101,21 +102,14 @@ import { RetryPolicy } from "./retries.ts";
 import { stderrLogger } from "./stderr_logger.ts";
 import type { SubmittingTask } from "./wire.ts";
 
-export type {
-  LogLine,
-  LogOptions,
-  ReconnectOptions,
-  RunOnWorkersOptions,
-  SchedulerInfo,
-  TaskRun,
-  TaskStreamOptions,
-  WorkerInfo,
-};
+export type { LogLine, LogOptions, ReconnectOptions, SchedulerInfo, TaskRun, TaskStreamOptions, WorkerInfo };
 
 /** Time for a connection with a worker; the scheduler brings the value when there is none. */
 const WORKER_CONNECT_MS = 3_000;
 /** How long the scheduler looks for workers to put scattered data on, seconds. */
 const SCATTER_SECONDS = 30;
+/** Time for the scheduler to end after all workers, ms. */
+const SHUTDOWN_MS = 30_000;
 /** How long a notebook waits for what it shows of a client. */
 const DISPLAY_MS = 2_000;
 /** Tasks that `map` over an asynchronous source keeps going unless told otherwise. */
@@ -352,6 +346,7 @@ class Core implements KeyOwner {
 
   /** The connection broke, and there is to be another. */
   #break(error: Error): void {
+    if (this.#ended !== null) return;
     const lost = `${error.message}; what was asked then may not have been heeded: ask again`;
     this.#connection.abort(new DaskError(lost, { cause: error }));
     this.scheduler.forget(this.address);
@@ -507,8 +502,54 @@ class Core implements KeyOwner {
     await this.settled();
   }
 
+  /** Resolves when the scheduler has said of all these that they are no more, after it was told to forget all. */
+  async forgotten(states: readonly KeyState[]): Promise<void> {
+    const gone = Promise.withResolvers<void>();
+    const left = new Set(states);
+    const unlisten = states.map((state) => {
+      const look = () => {
+        if (this.states.get(state.key) !== state && left.delete(state) && left.size === 0) gone.resolve();
+      };
+      look();
+      return state.listen(look);
+    });
+    if (left.size === 0) gone.resolve();
+    try {
+      await abortable(gone.promise, this.connection);
+    } finally {
+      for (const stop of unlisten) stop();
+    }
+    // A graph of the same turn came to the scheduler after it had forgotten the others: nobody wants it any more.
+    const keys = states.map(({ key }) => key).filter((key) => !this.states.has(key));
+    if (keys.length === 0) return;
+    this.say({ op: "client-releases-keys", keys: keys.map(keyToWire), client: this.id });
+  }
+
   close(): Promise<void> {
     return this.#closed ??= this.#close();
+  }
+
+  async shutdown(): Promise<void> {
+    this.open("shut down");
+    if (this.#standing !== null) await this.#standing.promise;
+    this.open("shut down");
+    this.#flush();
+    // From here on the loss of the scheduler is what was asked for.
+    this.#finish(new DaskError("The cluster was shut down by this client"));
+    const late = AbortSignal.timeout(SHUTDOWN_MS);
+    try {
+      await this.scheduler.call(this.address, { op: "terminate" }, { signal: late });
+    } catch (error) {
+      if (late.aborted) {
+        throw new DaskError(
+          `Cannot shut down the cluster: the scheduler at ${this.address} did not end within ${SHUTDOWN_MS} ms`,
+        );
+      }
+      // It goes without an answer.
+      if (!(error instanceof CommClosedError)) throw error;
+    } finally {
+      await this.close();
+    }
   }
 
   async #close(): Promise<void> {
@@ -992,16 +1033,63 @@ export class Client implements Executor {
     const node = (task as (...args: unknown[]) => AnyOp)(...args);
     const call = callAside(node, this.#defaults);
     // What the task is declared to give.
-    return await runOnWorkers(this.#operating, call, addresses, signal) as ReadonlyMap<
+    return await runOnWorkers(this.#asking, call, addresses, signal) as ReadonlyMap<
       string,
       PromiseSettledResult<R>
     >;
   }
 
-  readonly #operating: Operating = {
-    ask: (op, fields, signal) => this.#core.ask(op, fields, signal),
-    workers: () => this.workers(),
-  };
+  /**
+   * Starts all workers afresh, and the scheduler forgets all tasks of all clients; dask's `restart`. Futures of before
+   * become `"cancelled"`; what is submitted afterwards runs as if nothing had been before.
+   *
+   * Workers need a nanny for that, which they have unless they were started with `--no-nanny`.
+   *
+   * @throws {DaskError} when a worker has no nanny, unless `waitForWorkers` is false: then it ends. Nothing was done.
+   * @throws {DaskError} when workers take longer than `timeout`; all tasks are forgotten then, too.
+   * @example
+   * ```ts ignore
+   * await client.restart({ timeout: 60_000 });
+   * ```
+   */
+  async restart(options: RestartOptions = {}): Promise<void> {
+    this.#core.open("restart");
+    const states = [...this.#core.states.values()];
+    const held = states.map((state) => newFuture<unknown>(state));
+    try {
+      await restart(this.#asking, null, options);
+      await this.#core.forgotten(states);
+    } finally {
+      for (const future of held) future.release();
+    }
+  }
+
+  /**
+   * Starts some workers afresh; dask's `restart_workers`. Their tasks run elsewhere, or again; results that only they
+   * held are computed again when they are needed.
+   *
+   * @throws {DaskError} when an address is not that of a worker, or a worker has no nanny; then none is restarted.
+   * @throws {DaskError} when they take longer than `timeout`.
+   */
+  async restartWorkers(addresses: readonly string[], options: RestartOptions = {}): Promise<void> {
+    this.#core.open("restart workers");
+    await restart(this.#asking, addressesOf(addresses, "restartWorkers"), options);
+  }
+
+  /**
+   * Ends the workers, their nannies and the scheduler, then this client; dask's `shutdown`. Other clients of the same
+   * scheduler lose it.
+   *
+   * @throws {DaskError} when the scheduler does not end within 30 s; the client is closed all the same.
+   * @example
+   * ```ts ignore
+   * const client = await connect("tcp://scheduler:8786");
+   * await client.shutdown();
+   * ```
+   */
+  async shutdown(): Promise<void> {
+    await this.#core.shutdown();
+  }
 
   // --- What happened ---
 
@@ -1158,7 +1246,7 @@ export class Client implements Executor {
     await unpublish(this.#sharing("unpublish"), name);
   }
 
-  readonly #asking: Ask = (op, fields) => this.#core.ask(op, fields);
+  readonly #asking: Ask = (op, fields, signal) => this.#core.ask(op, fields, signal);
 
   #sharing(call: string): Sharing {
     const core = this.#core;

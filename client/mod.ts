@@ -10,11 +10,11 @@ export {
   type LogLine,
   type LogOptions,
   type ReconnectOptions,
-  type RunOnWorkersOptions,
   type SchedulerInfo,
   type TaskRun,
   type TaskStreamOptions,
   type WorkerInfo,
 } from "./client.ts";
 export { type Lease, Queue, SharedEvent, type Sharing, Variable } from "./coordination.ts";
+export type { RestartOptions, RunOnWorkersOptions } from "./operations.ts";
 export { asCompleted, Future, type FutureStatus, wait, type WaitOptions } from "./future.ts";

@@ -13,24 +13,29 @@ import { encodePickle } from "../protocol/pickle/encode.ts";
 import { readKeyMap, readRecord, readSerialized } from "../protocol/read.ts";
 import { readException } from "../protocol/remote_error.ts";
 import { decodeValue } from "../protocol/value.ts";
+import type { Ask } from "./diagnostics.ts";
 import { remoteError } from "./failures.ts";
-import { inMemory } from "./future.ts";
+import { describe, inMemory } from "./future.ts";
+import { readWorkers } from "./identity.ts";
 import type { WorkerInfo } from "./messages.ts";
 import { tell } from "./options.ts";
-
-/** What operations need of their client. */
-export interface Operating {
-  /** Asks the scheduler. */
-  ask(op: string, fields?: Readonly<Record<string, unknown>>, signal?: AbortSignal): Promise<unknown>;
-  /** Those registered now. */
-  workers(): Promise<readonly WorkerInfo[]>;
-}
 
 /** Options of {@linkcode Client.runOnWorkers}. */
 export interface RunOnWorkersOptions extends Waiting {
   /** Addresses of the workers. Default: all TypeScript workers. */
   readonly workers?: readonly string[];
 }
+
+/** Options of {@linkcode Client.restart} and {@linkcode Client.restartWorkers}. */
+export interface RestartOptions {
+  /** Time for the workers to end, and to come back where that is waited for, ms. Default 120,000, as in dask. */
+  readonly timeout?: number;
+  /** Whether to wait until as many workers are there as before. Default true. */
+  readonly waitForWorkers?: boolean;
+}
+
+/** Time for a restart unless told otherwise: four times dask's own for connecting. */
+const RESTART_MS = 120_000;
 
 /**
  * Those of `there` with the given addresses, each once.
@@ -109,18 +114,17 @@ export function isCode({ call }: LoweredTask): boolean {
 
 /** Runs a call once on each of some workers, on all TypeScript workers for null. Address to outcome. */
 export async function runOnWorkers(
-  operating: Operating,
+  ask: Ask,
   call: CallAside,
   addresses: readonly string[] | null,
   signal: AbortSignal | undefined,
 ): Promise<ReadonlyMap<string, PromiseSettledResult<unknown>>> {
-  const there = await operating.workers();
-  signal?.throwIfAborted();
+  const there = readWorkers(await ask("identity", {}, signal));
   const wanted = addresses === null
     ? there.filter(({ language }) => language === "typescript")
     : knownWorkers(there, addresses, `run "${call.label}" on`);
   const workers = wanted.filter(({ language }) => language === "typescript").map(({ address }) => address);
-  const reply = workers.length === 0 ? {} : await operating.ask("broadcast", {
+  const reply = workers.length === 0 ? {} : await ask("broadcast", {
     msg: { op: "run", function: call.function, args: call.args, kwargs: null, wait: true },
     workers,
     // One that cannot be asked is no reason to lose what the others say.
@@ -174,4 +178,65 @@ function failed(
     status: "rejected",
     reason: new TaskError(`Function "${label}" failed on ${worker}: ${reason}`, { ...details, key, worker }),
   };
+}
+
+// --- Restarts ---
+
+/**
+ * Restarts some workers; for null all, and the scheduler forgets all tasks.
+ *
+ * @throws {DaskError} when one has no nanny or is not known, or when they take too long.
+ */
+export async function restart(
+  ask: Ask,
+  addresses: readonly string[] | null,
+  options: RestartOptions,
+): Promise<void> {
+  const call = addresses === null ? "restart" : "restartWorkers";
+  const { timeout = RESTART_MS, waitForWorkers = true } = options;
+  if (typeof timeout !== "number" || !(timeout > 0 && timeout < Infinity)) {
+    throw new TypeError(
+      `Cannot use the option "timeout" of ${call}: expected milliseconds, got ${describe(timeout)}`,
+    );
+  }
+  if (typeof waitForWorkers !== "boolean") {
+    throw new TypeError(
+      `Cannot use the option "waitForWorkers" of ${call}: expected true or false, got ${
+        describe(waitForWorkers)
+      }`,
+    );
+  }
+  const identity = await ask("identity", {});
+  const there = readWorkers(identity);
+  const workers = addresses === null ? there : knownWorkers(there, addresses, "restart");
+  if (waitForWorkers) refuseWithoutNanny(identity, workers);
+  if (addresses !== null && workers.length === 0) return;
+  try {
+    await ask(addresses === null ? "restart" : "restart_workers", {
+      ...(addresses === null ? {} : { workers: workers.map(({ address }) => address) }),
+      timeout: timeout / 1_000,
+      wait_for_workers: waitForWorkers,
+      stimulus_id: `client-${call}-${crypto.randomUUID()}`,
+    });
+  } catch (error) {
+    if (!(error instanceof DaskError) || !/TimeoutError|did not shut down|not returned/.test(error.message)) {
+      throw error;
+    }
+    throw new DaskError(
+      `The restart took longer than ${timeout} ms; workers() tells who is there. ${error.message}`,
+      { cause: error },
+    );
+  }
+}
+
+function refuseWithoutNanny(identity: unknown, workers: readonly WorkerInfo[]): void {
+  const known = readKeyMap(readRecord(identity, "identity")["workers"], "identity.workers", readRecord);
+  const without = workers.filter(({ address }) => typeof known.get(address)?.["nanny"] !== "string");
+  if (without.length === 0) return;
+  throw new DaskError(
+    `Cannot restart ${
+      without.map(({ address }) => address).join(", ")
+    }: without a nanny a worker only ends; start ` +
+      `workers without --no-nanny, or pass { waitForWorkers: false } when something else starts them again`,
+  );
 }

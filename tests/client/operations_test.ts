@@ -4,10 +4,10 @@
  * @module
  */
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
-import { connect, task, tasks } from "../../mod.ts";
-import { DaskError, TaskError } from "../../protocol/errors.ts";
-import { errorsInLog, pythonWorker, startScheduler } from "../support/scheduler.ts";
-import { cluster } from "./cluster.ts";
+import { type Client, connect, task, tasks } from "../../mod.ts";
+import { CancelledError, DaskError, TaskError } from "../../protocol/errors.ts";
+import { errorsInLog, pythonWorker, startScheduler, workerProcess } from "../support/scheduler.ts";
+import { cluster, until } from "./cluster.ts";
 
 const t = tasks<typeof import("./tasks.ts")>(new URL("./tasks.ts", import.meta.url));
 
@@ -116,4 +116,112 @@ Deno.test("runOnWorkers without workers gives nothing", async () => {
   await using scheduler = await startScheduler();
   await using client = await connect(scheduler.address);
   assertEquals(await client.runOnWorkers(t.area, [1, 2]), new Map());
+});
+
+/** A cluster whose workers have nannies: when one ends, another one follows. */
+async function nannied(scheduler: string, count: number) {
+  const stack = new AsyncDisposableStack();
+  const processes = [];
+  for (let i = 0; i < count; i++) {
+    processes.push(stack.use(await workerProcess(scheduler, ["--nthreads", "1", "--name", `worker-${i}`])));
+  }
+  const client = stack.use(await connect(scheduler));
+  await client.waitForWorkers(count);
+  return { client, processes, [Symbol.asyncDispose]: () => stack.disposeAsync() };
+}
+
+const processIds = async (client: Client): Promise<Map<string, number>> => {
+  const pids = await client.runOnWorkers(task(() => Deno.ppid), []);
+  const names = new Map((await client.workers()).map(({ address, name }) => [address, name]));
+  return new Map([...pids].map(([address, outcome]) => {
+    assert(outcome.status === "fulfilled");
+    return [names.get(address)!, outcome.value];
+  }));
+};
+
+Deno.test("restart gives fresh workers, cancels all futures, and what comes after it runs", async () => {
+  await using scheduler = await startScheduler();
+  await using c = await nannied(scheduler.address, 2);
+  const { client } = c;
+  const before = await processIds(client);
+  using done = client.submit(t.area(3, 4));
+  assertEquals(await done.result(), 12);
+  using endless = client.submit(() => new Promise<void>((end) => setTimeout(end, 600_000)), []);
+  const waiting = endless.settled();
+  using value = await client.scatter("value");
+  // Of the same turn, with code that is there already.
+  using late = client.submit(t.area(5, 6), { pure: false });
+  await client.restart({ timeout: 60_000 });
+  assertEquals([done, endless, value, late].map(({ status }) => status), Array(4).fill("cancelled"));
+  const outcome = await waiting;
+  assert(outcome.status === "rejected" && outcome.reason instanceof CancelledError);
+  assertStringIncludes(outcome.reason.message, "the scheduler was restarted and forgot all tasks");
+
+  const after = await processIds(client);
+  assertEquals([...after.keys()].toSorted(), ["worker-0", "worker-1"]);
+  for (const [name, pid] of before) assert(after.get(name) !== pid, name);
+  await until(async () => [...(await client.processing()).values()].flat().length === 0);
+  await until(async () => (await client.whoHas()).size === 0);
+  // The same node and its code, anew.
+  using again = client.submit(t.area(3, 4));
+  assertEquals(await again.result(), 12);
+
+  // One of them.
+  const one = (await client.workers()).find(({ name }) => name === "worker-1")!.address;
+  await client.restartWorkers([one]);
+  const last = await processIds(client);
+  assertEquals(last.get("worker-0"), after.get("worker-0"));
+  assert(last.get("worker-1") !== after.get("worker-1"));
+  await client.restartWorkers([]);
+  for (const options of [{ timeout: 0 }, { timeout: "30s" }, { waitForWorkers: 3 }]) {
+    await assertRejects(() => client.restart(options as never), TypeError);
+  }
+  await assertRejects(
+    () => client.restartWorkers(["tcp://127.0.0.1:9"]),
+    DaskError,
+    "no such worker; there are",
+  );
+  await assertRejects(() => client.restartWorkers(one as never), TypeError, "expected a list");
+
+  await assertRejects(() => client.restart({ timeout: 1 }), DaskError, "The restart took longer than 1 ms");
+  await until(() => again.status === "cancelled");
+});
+
+Deno.test("restart refuses workers without a nanny, or ends them", async () => {
+  await using scheduler = await startScheduler();
+  await using c = await cluster(scheduler.address, 1);
+  const { client, addresses: [address], processes: [process] } = c;
+  using future = client.submit(t.area(3, 4));
+  assertEquals(await future.result(), 12);
+  for (const attempt of [() => client.restart(), () => client.restartWorkers([address!])]) {
+    await assertRejects(attempt, DaskError, `Cannot restart ${address}: without a nanny a worker only ends`);
+  }
+  assertEquals(future.status, "finished");
+  await client.restart({ waitForWorkers: false });
+  assertEquals(future.status, "cancelled");
+  await process!.ended;
+  assertEquals(await client.workers(), []);
+});
+
+Deno.test("shutdown ends workers, nannies and the scheduler, then the client", async () => {
+  for (const reconnect of [false, true]) {
+    await using scheduler = await startScheduler();
+    await using c = await nannied(scheduler.address, 1);
+    const lines: string[] = [];
+    await using client = await connect({
+      address: scheduler.address,
+      reconnect,
+      logger: { log: (_, line) => void lines.push(line) },
+    });
+    using endless = client.submit(() => new Promise<void>((end) => setTimeout(end, 600_000)), []);
+    const waiting = endless.result().catch((error) => error);
+    await client.shutdown();
+    await Promise.all([scheduler.ended, ...c.processes.map((process) => process.ended)]);
+    const error = await waiting;
+    assert(error instanceof DaskError);
+    assertEquals(error.message, "The cluster was shut down by this client");
+    await assertRejects(() => client.workers(), DaskError, "shut down by this client");
+    await assertRejects(() => client.shutdown(), DaskError, "shut down by this client");
+    assertEquals(lines, []);
+  }
 });
