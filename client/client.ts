@@ -95,6 +95,8 @@ import {
   type RestartOptions,
   runOnWorkers,
   type RunOnWorkersOptions,
+  type Versions,
+  versions,
 } from "./operations.ts";
 import { checkOptions, NO_OPTIONS, tell } from "./options.ts";
 import { readReconnect, Reconnection, type ReconnectOptions } from "./reconnect.ts";
@@ -1074,6 +1076,28 @@ export class Client implements Executor {
   async restartWorkers(addresses: readonly string[], options: RestartOptions = {}): Promise<void> {
     this.#core.open("restart workers");
     await restart(this.#asking, addressesOf(addresses, "restartWorkers"), options);
+  }
+
+  /**
+   * What scheduler, workers and this client run on, and with which packages; dask's `get_versions`.
+   *
+   * @param options `check`: refuse a cluster in which Python's processes have different releases. Default false.
+   * @throws {DaskError} with `check`, when they differ; it names package, versions and workers.
+   * @example
+   * ```ts ignore
+   * const { scheduler, workers } = await client.versions({ check: true });
+   * console.log(scheduler.packages.distributed, [...workers.values()].map(({ host }) => host.deno ?? host.python));
+   * ```
+   */
+  async versions(options: { readonly check?: boolean } = {}): Promise<Versions> {
+    this.#core.open("ask for versions");
+    const { check = false } = options;
+    if (typeof check !== "boolean") {
+      throw new TypeError(
+        `Cannot use the option "check" of versions: expected true or false, got ${describe(check)}`,
+      );
+    }
+    return await versions(this.#asking, check);
   }
 
   /**

@@ -16,5 +16,5 @@ export {
   type WorkerInfo,
 } from "./client.ts";
 export { type Lease, Queue, SharedEvent, type Sharing, Variable } from "./coordination.ts";
-export type { RestartOptions, RunOnWorkersOptions } from "./operations.ts";
+export type { ProcessVersions, RestartOptions, RunOnWorkersOptions, Versions } from "./operations.ts";
 export { asCompleted, Future, type FutureStatus, wait, type WaitOptions } from "./future.ts";

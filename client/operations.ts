@@ -16,7 +16,7 @@ import { decodeValue } from "../protocol/value.ts";
 import type { Ask } from "./diagnostics.ts";
 import { remoteError } from "./failures.ts";
 import { describe, inMemory } from "./future.ts";
-import { readWorkers } from "./identity.ts";
+import { readPackages, readWorkers } from "./identity.ts";
 import type { WorkerInfo } from "./messages.ts";
 import { tell } from "./options.ts";
 
@@ -238,5 +238,81 @@ function refuseWithoutNanny(identity: unknown, workers: readonly WorkerInfo[]): 
       without.map(({ address }) => address).join(", ")
     }: without a nanny a worker only ends; start ` +
       `workers without --no-nanny, or pass { waitForWorkers: false } when something else starts them again`,
+  );
+}
+
+// --- Versions ---
+
+/** What one process says of itself. */
+export interface ProcessVersions {
+  /** Of the machine and what runs there: `"deno"` or `"python"`, `"OS"`, `"machine"` and so on. */
+  readonly host: Readonly<Record<string, string>>;
+  /** Python's packages by name; null: it is not installed. A TypeScript worker repeats the scheduler's. */
+  readonly packages: Readonly<Record<string, string | null>>;
+}
+
+/** What {@linkcode Client.versions} gives. */
+export interface Versions {
+  /** Of this process; it has no packages of Python's. */
+  readonly client: ProcessVersions;
+  /** Of the scheduler. */
+  readonly scheduler: ProcessVersions;
+  /** Of all workers that answer, by address. */
+  readonly workers: ReadonlyMap<string, ProcessVersions>;
+}
+
+/** What Python's processes must agree on with their scheduler; other packages workers only with each other. */
+const AGREED = ["cloudpickle", "dask", "distributed", "lz4", "python", "toolz", "tornado"];
+
+/** The versions of all that take part. @throws {DaskError} with `check`, when Python's processes differ. */
+export async function versions(ask: Ask, check: boolean): Promise<Versions> {
+  const [identity, scheduler, reply] = await Promise.all([
+    ask("identity", {}),
+    ask("versions", {}),
+    ask("broadcast", { msg: { op: "versions" }, on_error: "ignore" }),
+  ]);
+  const result: Versions = {
+    client: {
+      host: { ...Deno.version, OS: Deno.build.os, machine: Deno.build.arch },
+      packages: {},
+    },
+    scheduler: readProcess(scheduler, "versions"),
+    workers: readKeyMap(reply, "versions", readProcess),
+  };
+  if (check) {
+    const python = readWorkers(identity).filter(({ language }) => language === "python");
+    refuseMismatch(result, python.map(({ address }) => address));
+  }
+  return result;
+}
+
+function readProcess(versions: unknown, path: string): ProcessVersions {
+  const host = readRecord(readRecord(versions, path)["host"], `${path}.host`);
+  return {
+    host: Object.fromEntries(Object.entries(host).map(([name, value]) => [name, String(value)])),
+    packages: Object.fromEntries(
+      Object.entries(readPackages(versions)).map((
+        [name, value],
+      ) => [name, value === null ? null : String(value)]),
+    ),
+  };
+}
+
+function refuseMismatch({ scheduler, workers }: Versions, python: readonly string[]): void {
+  const processes = [...workers].filter(([address]) => python.includes(address));
+  const names = new Set(processes.flatMap(([, { packages }]) => Object.keys(packages)));
+  const differ = [...names].toSorted().flatMap((name) => {
+    const those = AGREED.includes(name) ? [["the scheduler", scheduler] as const, ...processes] : processes;
+    const found = Map.groupBy(those, ([, { packages }]) => packages[name] ?? "none");
+    return found.size < 2 ? [] : [
+      `${name} ${
+        [...found].map(([version, where]) => `${version} on ${where.map(([place]) => place).join(", ")}`)
+          .join(" and ")
+      }`,
+    ];
+  });
+  if (differ.length === 0) return;
+  throw new DaskError(
+    `The versions on the cluster differ: ${differ.join("; ")}. Install the same ones everywhere`,
   );
 }

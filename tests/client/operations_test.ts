@@ -4,6 +4,7 @@
  * @module
  */
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { versions } from "../../client/operations.ts";
 import { type Client, connect, task, tasks } from "../../mod.ts";
 import { CancelledError, DaskError, TaskError } from "../../protocol/errors.ts";
 import { errorsInLog, pythonWorker, startScheduler, workerProcess } from "../support/scheduler.ts";
@@ -224,4 +225,49 @@ Deno.test("shutdown ends workers, nannies and the scheduler, then the client", a
     await assertRejects(() => client.shutdown(), DaskError, "shut down by this client");
     assertEquals(lines, []);
   }
+});
+
+Deno.test("versions tells what each process runs on, and check names what differs", async () => {
+  await using scheduler = await startScheduler();
+  await using c = await cluster(scheduler.address, 1);
+  const { client, addresses: [ours] } = c;
+  await using _ = await pythonWorker(scheduler.address);
+  await client.waitForWorkers(2);
+  const python = (await client.workers()).find(({ language }) => language === "python")!.address;
+  const all = await client.versions({ check: true });
+  assertEquals(all.client.host, { ...Deno.version, OS: Deno.build.os, machine: Deno.build.arch });
+  assertEquals([...all.workers.keys()].toSorted(), [ours!, python].toSorted());
+  assertEquals(all.workers.get(ours!)!.host.deno, Deno.version.deno);
+  assertEquals(all.workers.get(ours!)!.packages, all.scheduler.packages);
+  assertEquals(all.workers.get(python), all.scheduler);
+  assertEquals(all.scheduler.packages["distributed"], (await client.schedulerInfo()).version);
+  await assertRejects(() => client.versions({ check: 1 as never }), TypeError);
+});
+
+Deno.test("versions with check refuses Python workers of other releases, by package and place", async () => {
+  const host = { python: "3" };
+  const worker = (packages: Record<string, string | null>) => ({ host, packages });
+  const about = (language?: string) => ({
+    name: "w",
+    nthreads: 1,
+    ...(language === undefined ? {} : { language }),
+  });
+  const answers: Record<string, unknown> = {
+    identity: { workers: { "tcp://a:1": about(), "tcp://b:1": about(), "tcp://c:1": about("typescript") } },
+    versions: { host, packages: { dask: "2026.8.0", numpy: "9", toolz: null } },
+    broadcast: {
+      "tcp://a:1": worker({ dask: "2026.8.0", numpy: "1", toolz: null }),
+      "tcp://b:1": worker({ dask: "2025.4.0", numpy: "2", toolz: null }),
+      "tcp://c:1": worker({ dask: "1", numpy: "3", toolz: "1" }),
+    },
+  };
+  const ask = (op: string) => Promise.resolve(answers[op]);
+  const { workers } = await versions(ask, false);
+  assertEquals(workers.size, 3);
+  const error = await assertRejects(() => versions(ask, true), DaskError);
+  assertEquals(
+    error.message,
+    "The versions on the cluster differ: dask 2026.8.0 on the scheduler, tcp://a:1 and 2025.4.0 on tcp://b:1; " +
+      "numpy 1 on tcp://a:1 and 2 on tcp://b:1. Install the same ones everywhere",
+  );
 });
