@@ -17,4 +17,12 @@ export {
 } from "./client.ts";
 export { type Lease, Queue, SharedEvent, type Sharing, Variable } from "./coordination.ts";
 export type { ProcessVersions, RestartOptions, RunOnWorkersOptions, Versions } from "./operations.ts";
-export { asCompleted, Future, type FutureStatus, wait, type WaitOptions } from "./future.ts";
+export {
+  type AsCompleted,
+  asCompleted,
+  type AsCompletedOptions,
+  Future,
+  type FutureStatus,
+  wait,
+  type WaitOptions,
+} from "./future.ts";

@@ -3,9 +3,9 @@
  *
  * @module
  */
-import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { versions } from "../../client/operations.ts";
-import { type Client, connect, task, tasks } from "../../mod.ts";
+import { asCompleted, type Client, connect, task, tasks, wait } from "../../mod.ts";
 import { CancelledError, DaskError, TaskError } from "../../protocol/errors.ts";
 import { errorsInLog, pythonWorker, startScheduler, workerProcess } from "../support/scheduler.ts";
 import { cluster, until } from "./cluster.ts";
@@ -270,4 +270,99 @@ Deno.test("versions with check refuses Python workers of other releases, by pack
     "The versions on the cluster differ: dask 2026.8.0 on the scheduler, tcp://a:1 and 2025.4.0 on tcp://b:1; " +
       "numpy 1 on tcp://a:1 and 2 on tcp://b:1. Install the same ones everywhere",
   );
+});
+
+Deno.test("asCompleted brings values along, and throws the first failure", async () => {
+  await using scheduler = await startScheduler();
+  await using c = await cluster(scheduler.address, 1);
+  const { client } = c;
+  const futures = client.map((i: number) => t.area(i, 2), [1, 2, 3]);
+  const seen = new Map<string, number>();
+  const iterable = asCompleted(futures, { withResults: true });
+  for await (const [future, value] of iterable) {
+    seen.set(future.key, value);
+    if (seen.size === 1) iterable.add(client.submit(t.area(5, 5)));
+  }
+  assertEquals([...seen.values()].toSorted((a, b) => a - b), [2, 4, 6, 25]);
+  for (const [i, future] of futures.entries()) assertEquals(seen.get(future.key), 2 * (i + 1));
+
+  using bad = client.submit((): number => {
+    throw new RangeError("odd");
+  }, []);
+  await bad.settled();
+  const values = asCompleted([bad], { withResults: true });
+  assertEquals((await assertRejects(() => values.next(), TaskError)).key, bad.key);
+  assertEquals(await values.next(), { done: true, value: undefined });
+  assertThrows(
+    () => asCompleted(futures, { withResults: "all" as never }),
+    TypeError,
+    'true, false or "settled"',
+  );
+});
+
+Deno.test("asCompleted gives failures as outcomes where it is asked for them", async () => {
+  await using scheduler = await startScheduler();
+  await using c = await cluster(scheduler.address, 1);
+  const { client } = c;
+  using bad = client.submit((): number => {
+    throw new RangeError("odd");
+  }, []);
+  using good = client.submit(t.area(3, 4));
+  using gone = client.submit(t.area(1, 1), { resources: { NOBODY: 1 } });
+  const outcomes = new Map<string, PromiseSettledResult<number>>();
+  for await (const [future, outcome] of asCompleted([bad, good, gone], { withResults: "settled" })) {
+    outcomes.set(future.key, outcome);
+    if (outcomes.size === 2) await gone.cancel("enough");
+  }
+  assertEquals(outcomes.get(good.key), { status: "fulfilled", value: 12 });
+  const reasons = [bad, gone].map(({ key }) => {
+    const outcome = outcomes.get(key)!;
+    assert(outcome.status === "rejected");
+    return outcome.reason as Error;
+  });
+  assertStringIncludes(reasons[0]!.message, "RangeError: odd");
+  assert(reasons[1] instanceof CancelledError);
+
+  // What is no outcome of a task is thrown, also while values are on their way.
+  using never = client.submit(t.area(2, 2), { resources: { NOBODY: 1 } });
+  const waiting = asCompleted([never], { withResults: "settled" }).next().catch((error) => error);
+  await client.close();
+  assertStringIncludes((await waiting).message, "The client is closed");
+});
+
+Deno.test("asCompleted gives batches of all that has come, and a failure after those before it", async () => {
+  await using scheduler = await startScheduler();
+  await using c = await cluster(scheduler.address, 1);
+  const { client } = c;
+  const futures = client.map((i: number) => t.area(i, 3), [1, 2, 3, 4]);
+  await wait(futures);
+  assertEquals(await Array.fromAsync(asCompleted(futures).batches()), [futures]);
+
+  // Later ones come in later batches.
+  using later = client.submit(t.area(9, 9), { resources: { NOBODY: 1 } });
+  const iterable = asCompleted([...futures, later]);
+  const all: string[][] = [];
+  for await (const batch of iterable.batches()) {
+    all.push(batch.map(({ key }) => key));
+    if (all.length === 1) await later.cancel();
+  }
+  assertEquals(all, [futures.map(({ key }) => key), [later.key]]);
+
+  await client.gather(futures);
+  using bad = client.submit((): number => {
+    throw new RangeError("odd");
+  }, []);
+  await bad.settled();
+  const values: number[] = [];
+  const error = await assertRejects(async () => {
+    for await (const batch of asCompleted([...futures, bad], { withResults: true }).batches()) {
+      for (const [, value] of batch) values.push(value);
+    }
+  }, TaskError);
+  assertEquals([values, error.key], [[3, 6, 9, 12], bad.key]);
+
+  // Whoever leaves the loop has ended it.
+  const left = asCompleted(futures);
+  for await (const _ of left.batches()) break;
+  assertEquals(await left.next(), { done: true, value: undefined });
 });

@@ -102,6 +102,13 @@ async function contract(client: Client): Promise<void> {
   );
   ok<Eq<typeof stream, AsyncIterableIterator<Future<Float64Array>>>>();
   for await (const future of asCompleted(mapped)) ok<Eq<typeof future, Future<number>>>();
+  for await (const item of asCompleted(mapped, { withResults: true })) {
+    ok<Eq<typeof item, [Future<number>, number]>>();
+  }
+  for await (const item of asCompleted(mapped, { withResults: "settled" }).batches()) {
+    ok<Eq<typeof item, [Future<number>, PromiseSettledResult<number>][]>>();
+  }
+  for await (const batch of asCompleted(mapped).batches()) ok<Eq<typeof batch, Future<number>[]>>();
   await wait(mapped);
 
   // The client is an executor, and so is the process itself.
