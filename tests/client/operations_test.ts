@@ -3,7 +3,14 @@
  *
  * @module
  */
-import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertRejects,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
 import { versions } from "../../client/operations.ts";
 import { asCompleted, type Client, connect, task, tasks, wait } from "../../mod.ts";
 import { CancelledError, DaskError, TaskError } from "../../protocol/errors.ts";
@@ -365,4 +372,28 @@ Deno.test("asCompleted gives batches of all that has come, and a failure after t
   const left = asCompleted(futures);
   for await (const _ of left.batches()) break;
   assertEquals(await left.next(), { done: true, value: undefined });
+});
+
+Deno.test("runOnWorkers tells of a worker that dies meanwhile, and what the others say", async () => {
+  await using scheduler = await startScheduler();
+  await using c = await cluster(scheduler.address, 2);
+  const { client, addresses } = c;
+  const [dying, living] = addresses as [string, string];
+  const pid = (await client.runOnWorkers(task(() => Deno.ppid), [], { workers: [dying] })).get(dying)!;
+  assert(pid.status === "fulfilled");
+  // Once it is asked, it dies.
+  await using server = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen: () => {} }, (request) => {
+    const asking = Number(new URL(request.url).searchParams.get("pid"));
+    if (asking === pid.value) Deno.kill(asking, "SIGKILL");
+    return new Response("lives");
+  });
+  const call = task(async (port: number) => {
+    return await (await fetch(`http://127.0.0.1:${port}/?pid=${Deno.ppid}`)).text();
+  });
+  const outcomes = await client.runOnWorkers(call, [server.addr.port]);
+  assertEquals(outcomes.get(living), { status: "fulfilled", value: "lives" });
+  const lost = outcomes.get(dying)!;
+  assert(lost.status === "rejected" && lost.reason instanceof TaskError);
+  assertEquals(lost.reason.worker, dying);
+  assertMatch(lost.reason.message, new RegExp(`failed on ${dying}: .*(Comm|OSError)`));
 });
