@@ -87,6 +87,7 @@ import {
 import { readSchedulerInfo, type SchedulerInfo } from "./identity.ts";
 import type { ClientEvent, Key, SubmittedTask, Want } from "./machine/events.ts";
 import type { Diagnosis, News, WorkerInfo } from "./messages.ts";
+import { checkOptions, NO_OPTIONS, tell } from "./options.ts";
 import {
   callAside,
   isCode,
@@ -98,7 +99,6 @@ import {
   type Versions,
   versions,
 } from "./operations.ts";
-import { checkOptions, NO_OPTIONS, tell } from "./options.ts";
 import { readReconnect, Reconnection, type ReconnectOptions } from "./reconnect.ts";
 import { RetryPolicy } from "./retries.ts";
 import { stderrLogger } from "./stderr_logger.ts";

@@ -288,7 +288,7 @@ function originOf(error: TaskError): Key {
   return "origin" in error && typeof error.origin === "string" ? error.origin : error.key;
 }
 
-/** What came over one of the client's connections. */
+/** A payload that came over a connection of a client. */
 export function inMemory(payload: Payload): { header: Uint8Array; frames: readonly Uint8Array[] } {
   // The client's connections put all frames into memory.
   return payload as { header: Uint8Array; frames: readonly Uint8Array[] };

@@ -16,13 +16,6 @@ export {
   type WorkerInfo,
 } from "./client.ts";
 export { type Lease, Queue, SharedEvent, type Sharing, Variable } from "./coordination.ts";
+export { asCompleted, Future, type FutureStatus, wait, type WaitOptions } from "./future.ts";
+export type { AsCompleted, AsCompletedOptions } from "./future.ts";
 export type { ProcessVersions, RestartOptions, RunOnWorkersOptions, Versions } from "./operations.ts";
-export {
-  type AsCompleted,
-  asCompleted,
-  type AsCompletedOptions,
-  Future,
-  type FutureStatus,
-  wait,
-  type WaitOptions,
-} from "./future.ts";
