@@ -30,6 +30,7 @@ import {
   type Result,
   type RunOptions,
   type Settled,
+  type Task,
   type TaskOptions,
   type Values,
   type Waiting,
@@ -94,6 +95,17 @@ import { readSchedulerInfo, type SchedulerInfo } from "./identity.ts";
 import type { Address, ClientEvent, Key, SubmittedTask, Want } from "./machine/events.ts";
 import type { Diagnosis, ItemBatch, News, WorkerInfo } from "./messages.ts";
 import { checkOptions, NO_OPTIONS, tell } from "./options.ts";
+import {
+  callAside,
+  isCode,
+  knownWorkers,
+  restart,
+  type RestartOptions,
+  runOnWorkers,
+  type RunOnWorkersOptions,
+  type Versions,
+  versions,
+} from "./operations.ts";
 import { readReconnect, Reconnection, type ReconnectOptions } from "./reconnect.ts";
 import { RetryPolicy } from "./retries.ts";
 import { stderrLogger } from "./stderr_logger.ts";
@@ -105,6 +117,8 @@ export type { LogLine, LogOptions, ReconnectOptions, SchedulerInfo, TaskRun, Tas
 const WORKER_CONNECT_MS = 3_000;
 /** How long the scheduler looks for workers to put scattered data on, seconds. */
 const SCATTER_SECONDS = 30;
+/** Time for the scheduler to end after all workers, ms. */
+const SHUTDOWN_MS = 30_000;
 /** How long a notebook waits for what it shows of a client. */
 const DISPLAY_MS = 2_000;
 /** Tasks that `map` over an asynchronous source keeps going unless told otherwise. */
@@ -344,6 +358,7 @@ class Core implements KeyOwner {
 
   /** The connection broke, and there is to be another. */
   #break(error: Error): void {
+    if (this.#ended !== null) return;
     const lost = `${error.message}; what was asked then may not have been heeded: ask again`;
     this.#connection.abort(new DaskError(lost, { cause: error }));
     this.scheduler.forget(this.address);
@@ -512,8 +527,54 @@ class Core implements KeyOwner {
     await this.settled();
   }
 
+  /** Resolves when the scheduler has said of all these that they are no more, after it was told to forget all. */
+  async forgotten(states: readonly KeyState[]): Promise<void> {
+    const gone = Promise.withResolvers<void>();
+    const left = new Set(states);
+    const unlisten = states.map((state) => {
+      const look = () => {
+        if (this.states.get(state.key) !== state && left.delete(state) && left.size === 0) gone.resolve();
+      };
+      look();
+      return state.listen(look);
+    });
+    if (left.size === 0) gone.resolve();
+    try {
+      await abortable(gone.promise, this.connection);
+    } finally {
+      for (const stop of unlisten) stop();
+    }
+    // A graph of the same turn came to the scheduler after it had forgotten the others: nobody wants it any more.
+    const keys = states.map(({ key }) => key).filter((key) => !this.states.has(key));
+    if (keys.length === 0) return;
+    this.say({ op: "client-releases-keys", keys: keys.map(keyToWire), client: this.id });
+  }
+
   close(): Promise<void> {
     return this.#closed ??= this.#close();
+  }
+
+  async shutdown(): Promise<void> {
+    this.open("shut down");
+    if (this.#standing !== null) await this.#standing.promise;
+    this.open("shut down");
+    this.#flush();
+    // From here on the loss of the scheduler is what was asked for.
+    this.#finish(new DaskError("The cluster was shut down by this client"));
+    const late = AbortSignal.timeout(SHUTDOWN_MS);
+    try {
+      await this.scheduler.call(this.address, { op: "terminate" }, { signal: late });
+    } catch (error) {
+      if (late.aborted) {
+        throw new DaskError(
+          `Cannot shut down the cluster: the scheduler at ${this.address} did not end within ${SHUTDOWN_MS} ms`,
+        );
+      }
+      // It goes without an answer.
+      if (!(error instanceof CommClosedError)) throw error;
+    } finally {
+      await this.close();
+    }
   }
 
   async #close(): Promise<void> {
@@ -1041,6 +1102,131 @@ export class Client implements Executor {
     }
   }
 
+  // --- The cluster as a whole ---
+
+  /**
+   * Runs one task once on each worker, aside from all tasks and also while they are busy; dask's `client.run`. For what
+   * is to be known of workers or done to their hosts: the call runs in a process of its own, so what it leaves in global
+   * variables is gone with it, and the scheduler knows nothing of it.
+   *
+   * @param args Plain values; no nodes or futures.
+   * @param options `workers`: addresses; default: all TypeScript workers. `signal` ends the waiting, not the calls.
+   * @returns Address to outcome. Where it failed, the reason is a {@linkcode TaskError} that names the worker; so it is
+   * for a worker of Python's.
+   * @throws {DaskError} when an address is not that of a worker; then it runs nowhere.
+   * @throws {TypeError} when an argument is a node or a future, or the task has options such as `permissions`.
+   * @example
+   * ```ts ignore
+   * const hosts = await client.runOnWorkers(task(() => Deno.hostname()), []);
+   * for (const [address, outcome] of hosts) {
+   *   console.log(address, outcome.status === "fulfilled" ? outcome.value : outcome.reason.message);
+   * }
+   * ```
+   */
+  async runOnWorkers<A extends unknown[], R>(
+    task: Task<A, R>,
+    args: NoInfer<A>,
+    options: RunOnWorkersOptions = {},
+  ): Promise<ReadonlyMap<string, PromiseSettledResult<R>>> {
+    this.#core.open("run on workers");
+    const signal = signalOf(options);
+    signal?.throwIfAborted();
+    const { workers } = options;
+    const addresses = workers === undefined ? null : addressesOf(workers, "runOnWorkers");
+    // A plain function would run here.
+    if (typeof task !== "function" || typeof task.with !== "function") {
+      throw new TypeError(
+        `Cannot run on workers: expected a task, as task(f) or tasks(…) make it, got ${describe(task)}`,
+      );
+    }
+    if (!Array.isArray(args)) {
+      throw new TypeError(
+        `Cannot run on workers: expected a list of arguments, got ${describe(args)}`,
+      );
+    }
+    const node = (task as (...args: unknown[]) => AnyOp)(...args);
+    const call = callAside(node, this.#defaults);
+    // What the task is declared to give.
+    return await runOnWorkers(this.#asking, call, addresses, signal) as ReadonlyMap<
+      string,
+      PromiseSettledResult<R>
+    >;
+  }
+
+  /**
+   * Starts all workers afresh, and the scheduler forgets all tasks of all clients; dask's `restart`. Futures of before
+   * become `"cancelled"`; what is submitted afterwards runs as if nothing had been before.
+   *
+   * Workers need a nanny for that, which they have unless they were started with `--no-nanny`.
+   *
+   * @throws {DaskError} when a worker has no nanny, unless `waitForWorkers` is false: then it ends. Nothing was done.
+   * @throws {DaskError} when workers take longer than `timeout`; all tasks are forgotten then, too.
+   * @example
+   * ```ts ignore
+   * await client.restart({ timeout: 60_000 });
+   * ```
+   */
+  async restart(options: RestartOptions = {}): Promise<void> {
+    this.#core.open("restart");
+    const states = [...this.#core.states.values()];
+    const held = states.map((state) => newFuture<unknown>(state));
+    try {
+      await restart(this.#asking, null, options);
+      await this.#core.forgotten(states);
+    } finally {
+      for (const future of held) future.release();
+    }
+  }
+
+  /**
+   * Starts some workers afresh; dask's `restart_workers`. Their tasks run elsewhere, or again; results that only they
+   * held are computed again when they are needed.
+   *
+   * @throws {DaskError} when an address is not that of a worker, or a worker has no nanny; then none is restarted.
+   * @throws {DaskError} when they take longer than `timeout`.
+   */
+  async restartWorkers(addresses: readonly string[], options: RestartOptions = {}): Promise<void> {
+    this.#core.open("restart workers");
+    await restart(this.#asking, addressesOf(addresses, "restartWorkers"), options);
+  }
+
+  /**
+   * What scheduler, workers and this client run on, and with which packages; dask's `get_versions`.
+   *
+   * @param options `check`: refuse a cluster in which Python's processes have different releases. Default false.
+   * @throws {DaskError} with `check`, when they differ; it names package, versions and workers.
+   * @example
+   * ```ts ignore
+   * const { scheduler, workers } = await client.versions({ check: true });
+   * console.log(scheduler.packages.distributed, [...workers.values()].map(({ host }) => host.deno ?? host.python));
+   * ```
+   */
+  async versions(options: { readonly check?: boolean } = {}): Promise<Versions> {
+    this.#core.open("ask for versions");
+    const { check = false } = options;
+    if (typeof check !== "boolean") {
+      throw new TypeError(
+        `Cannot use the option "check" of versions: expected true or false, got ${describe(check)}`,
+      );
+    }
+    return await versions(this.#asking, check);
+  }
+
+  /**
+   * Ends the workers, their nannies and the scheduler, then this client; dask's `shutdown`. Other clients of the same
+   * scheduler lose it.
+   *
+   * @throws {DaskError} when the scheduler does not end within 30 s; the client is closed all the same.
+   * @example
+   * ```ts ignore
+   * const client = await connect("tcp://scheduler:8786");
+   * await client.shutdown();
+   * ```
+   */
+  async shutdown(): Promise<void> {
+    await this.#core.shutdown();
+  }
+
   // --- What happened ---
 
   /**
@@ -1196,7 +1382,7 @@ export class Client implements Executor {
     await unpublish(this.#sharing("unpublish"), name);
   }
 
-  readonly #asking: Ask = (op, fields) => this.#core.ask(op, fields);
+  readonly #asking: Ask = (op, fields, signal) => this.#core.ask(op, fields, signal);
 
   #sharing(call: string): Sharing {
     const core = this.#core;
@@ -1554,15 +1740,8 @@ export class Client implements Executor {
 
   async #knownWorkers(addresses: readonly string[], call: string): Promise<readonly string[]> {
     const wanted = addressesOf(addresses, call);
-    const there = new Set((await this.workers()).map(({ address }) => address));
-    const unknown = wanted.filter((address) => !there.has(address));
-    if (unknown.length === 0) return [...new Set(wanted)];
-    throw new DaskError(
-      `Cannot ${call === "retireWorkers" ? "retire" : "shut down"} ${
-        unknown.join(", ")
-      }: no such worker; there are ` +
-        `${there.size === 0 ? "none" : [...there].join(", ")}`,
-    );
+    const verb = call === "retireWorkers" ? "retire" : "shut down";
+    return knownWorkers(await this.workers(), wanted, verb).map(({ address }) => address);
   }
 
   #stimulus(name: string): string {
@@ -1575,10 +1754,6 @@ function checkCount(name: string, value: unknown): void {
   throw new TypeError(
     `Cannot use the option "${name}" of map: expected an integer from 1, got ${describe(value)}`,
   );
-}
-
-function isCode({ call }: LoweredTask): boolean {
-  return call.function.kind === "builtin" && call.function.name === "bundle";
 }
 
 function encoded<T>(task: LoweredTask, encode: (call: LoweredTask["call"]) => T): T {

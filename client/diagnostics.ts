@@ -17,7 +17,11 @@ import {
 import { describe } from "./future.ts";
 
 /** Asks the scheduler. */
-export type Ask = (op: string, fields: Readonly<Record<string, unknown>>) => Promise<unknown>;
+export type Ask = (
+  op: string,
+  fields: Readonly<Record<string, unknown>>,
+  signal?: AbortSignal,
+) => Promise<unknown>;
 
 /** One run of a task, as {@linkcode Client.getTaskStream} gives it. */
 export interface TaskRun {

@@ -390,9 +390,8 @@ export class Future<T> implements Disposable {
     } catch (reason) {
       const { signal } = options;
       if (signal?.aborted === true && reason === signal.reason) throw reason;
-      if (reason instanceof TaskError || reason instanceof CancelledError) {
-        return { status: "rejected", reason };
-      }
+      const outcome: PromiseSettledResult<T> = { status: "rejected", reason };
+      if (isOutcome(outcome)) return outcome;
       throw reason;
     }
   }
@@ -502,6 +501,12 @@ export class Future<T> implements Disposable {
   }
 }
 
+/** Whether it is how a task ended, and not why that is not known. */
+function isOutcome(outcome: PromiseSettledResult<unknown>): boolean {
+  return outcome.status === "fulfilled" || outcome.reason instanceof TaskError ||
+    outcome.reason instanceof CancelledError;
+}
+
 /** A future of a state. For clients. */
 export function newFuture<T>(state: KeyState, part?: number): Future<T> {
   return new Future<T>(state, NEW, part);
@@ -523,36 +528,94 @@ export function futuresOf<T>(futures: Iterable<Future<T>>, call: string): readon
   return list;
 }
 
+/** Options of {@linkcode asCompleted}. `signal` ends the waiting. */
+export interface AsCompletedOptions extends Waiting {
+  /**
+   * Whether values come along, brought here as soon as their tasks are done. `true`: each item is `[future, value]`, and
+   * the first failure is thrown; `"settled"`: each is `[future, outcome]`, and failures are outcomes. Default `false`:
+   * the futures alone.
+   */
+  readonly withResults?: boolean | "settled";
+}
+
+/** What {@linkcode asCompleted} gives: an iterable to be walked once, one by one or in batches. */
+export interface AsCompleted<T, Item> extends AsyncIterableIterator<Item> {
+  /** Puts in another future while it is being walked. */
+  add(future: Future<T>): void;
+  /** The same items in lists: each time all that have come since, at least one. */
+  batches(): AsyncIterableIterator<Item[]>;
+}
+
+/** A future that came to an end; with its outcome where values are wanted. */
+interface Completed<T> {
+  readonly future: Future<T>;
+  readonly outcome: PromiseSettledResult<T> | null;
+}
+
 /**
  * Gives futures as they come to an end, whichever comes first.
  *
  * @param futures Futures of any clients.
- * @param options `signal` ends the waiting.
- * @returns An iterable to be walked once; `add` puts in another future while it is being walked.
+ * @returns An iterable to be walked once; `add` puts in another future while it is being walked, `batches()` gives
+ * lists.
+ * @throws {DaskError} when a client is closed, or its scheduler lost, before.
  * @example
  * ```ts ignore
- * for await (const future of asCompleted(client.map((i: number) => t.add(i, 1), [1, 2, 3]))) {
- *   console.log(future.key, await future.result());
+ * const futures = client.map((i: number) => t.add(i, 1), [1, 2, 3]);
+ * for await (const [future, value] of asCompleted(futures, { withResults: true })) {
+ *   console.log(future.key, value);
  * }
+ * for await (const batch of asCompleted(futures).batches()) console.log(batch.length, "more");
  * ```
  */
 export function asCompleted<T>(
   futures: Iterable<Future<T>>,
-  options: Waiting = {},
-): AsyncIterableIterator<Future<T>> & { add(future: Future<T>): void } {
+  options?: AsCompletedOptions & { readonly withResults?: false },
+): AsCompleted<T, Future<T>>;
+/** The same, with values; the first failure is thrown. */
+export function asCompleted<T>(
+  futures: Iterable<Future<T>>,
+  options: AsCompletedOptions & { readonly withResults: true },
+): AsCompleted<T, [Future<T>, T]>;
+/** The same, with outcomes, of which failures are some. */
+export function asCompleted<T>(
+  futures: Iterable<Future<T>>,
+  options: AsCompletedOptions & { readonly withResults: "settled" },
+): AsCompleted<T, [Future<T>, PromiseSettledResult<T>]>;
+export function asCompleted<T>(
+  futures: Iterable<Future<T>>,
+  options: AsCompletedOptions = {},
+): AsCompleted<T, unknown> {
   const signal = signalOf(options);
+  const { withResults = false } = options;
+  if (typeof withResults !== "boolean" && withResults !== "settled") {
+    throw new TypeError(
+      `Cannot use the option "withResults" of asCompleted: expected true, false or "settled", got ${
+        describe(withResults)
+      }`,
+    );
+  }
+  const ended = new AbortController();
+  const wanted = { signal: signal === undefined ? ended.signal : AbortSignal.any([signal, ended.signal]) };
   const waiting = new Map<Future<T>, () => void>();
-  const done: Future<T>[] = [];
+  const done: Completed<T>[] = [];
   let wake: PromiseWithResolvers<void> | null = null;
+  const arrived = (future: Future<T>, outcome: PromiseSettledResult<T> | null): void => {
+    if (!waiting.delete(future)) return; // nobody walks any more
+    done.push({ future, outcome });
+    wake?.resolve();
+  };
   const add = (future: Future<T>): void => {
     const state = stateOf(future, "asCompleted's future");
     if (waiting.has(future)) return;
     const look = (): void => {
       if (!state.isDone && state.owner.ended === null) return;
       waiting.get(future)?.();
-      waiting.delete(future);
-      done.push(future);
-      wake?.resolve();
+      if (withResults === false) return arrived(future, null);
+      future.result(wanted).then(
+        (value) => arrived(future, { status: "fulfilled", value }),
+        (reason) => arrived(future, { status: "rejected", reason }),
+      );
     };
     waiting.set(future, state.listen(look));
     look();
@@ -561,6 +624,24 @@ export function asCompleted<T>(
     for (const unlisten of waiting.values()) unlisten();
     waiting.clear();
     done.length = 0;
+    ended.abort();
+  };
+  /** The next item that is there, or null. */
+  const take = (): { readonly value: unknown } | null => {
+    for (let next = done.shift(); next !== undefined; next = done.shift()) {
+      const { future, outcome } = next;
+      if (outcome === null) {
+        const state = stateOf(future, "asCompleted's future");
+        if (state.isDone) return { value: future };
+        if (state.owner.ended !== null) throw state.owner.ended;
+        add(future); // its value was lost before it was taken, and comes again
+      } else if (withResults === "settled" && isOutcome(outcome)) {
+        return { value: [future, outcome] };
+      } else if (outcome.status === "fulfilled") {
+        return { value: [future, outcome.value] };
+      } else throw outcome.reason;
+    }
+    return null;
   };
   for (const future of futuresOf(futures, "asCompleted")) add(future);
   return {
@@ -572,14 +653,8 @@ export function asCompleted<T>(
       try {
         for (;;) {
           signal?.throwIfAborted();
-          const future = done.shift();
-          if (future !== undefined) {
-            const state = stateOf(future, "asCompleted's future");
-            if (state.isDone) return { done: false, value: future };
-            if (state.owner.ended !== null) throw state.owner.ended;
-            add(future); // its value was lost before it was taken, and comes again
-            continue;
-          }
+          const item = take();
+          if (item !== null) return { done: false, value: item.value };
           const [next] = waiting.keys();
           if (next === undefined) return { done: true, value: undefined };
           stateOf(next, "asCompleted's future").owner.waits();
@@ -594,6 +669,23 @@ export function asCompleted<T>(
     return() {
       stop();
       return Promise.resolve({ done: true, value: undefined });
+    },
+    async *batches() {
+      try {
+        for await (const first of this) {
+          const batch = [first];
+          let failure: { readonly error: unknown } | null = null;
+          try {
+            for (let item = take(); item !== null; item = take()) batch.push(item.value);
+          } catch (error) {
+            failure = { error }; // after those that came before it
+          }
+          yield batch;
+          if (failure !== null) throw failure.error;
+        }
+      } finally {
+        stop();
+      }
     },
   };
 }

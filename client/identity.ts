@@ -51,9 +51,13 @@ export function readDashboardPort(identity: unknown): number | null {
 
 /** The version of `distributed` in a reply to `versions`. */
 export function readVersion(versions: unknown): string {
+  return readString(readPackages(versions)["distributed"], "versions.packages.distributed");
+}
+
+/** The packages in a reply to `versions`, null for those that are not there. */
+export function readPackages(versions: unknown): Readonly<Record<string, unknown>> {
   const packages = readRecord(versions, "versions")["packages"];
-  const fields = Array.isArray(packages)
+  return Array.isArray(packages)
     ? Object.fromEntries(readArray(packages, "versions.packages", (pair) => pair as [string, unknown]))
     : readRecord(packages, "versions.packages");
-  return readString(fields["distributed"], "versions.packages.distributed");
 }

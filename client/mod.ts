@@ -20,3 +20,5 @@ export { type Lease, Queue, SharedEvent, type Sharing, Variable } from "./coordi
 export { type Progress, type ProgressStream, showProgress, type ShowProgressOptions } from "./progress.ts";
 export type { Remote } from "./remote.ts";
 export { asCompleted, Future, type FutureStatus, wait, type WaitOptions } from "./future.ts";
+export type { AsCompleted, AsCompletedOptions } from "./future.ts";
+export type { ProcessVersions, RestartOptions, RunOnWorkersOptions, Versions } from "./operations.ts";

@@ -89,6 +89,15 @@ export function writeRunSpec(task: GraphTask): Uint8Array {
   });
 }
 
+/** A function of ours by its full name, as dask's `run` takes it beside the pickle of its arguments. */
+export function writeFunctionPickle(name: string): Uint8Array {
+  return withWriter((writer) => {
+    writeFunction(writer, name, new Map());
+    writer.op(STOP);
+    return writer.bytes();
+  });
+}
+
 function writeTasks(writer: PickleWriter, tasks: readonly GraphTask[]): void {
   const keys = new Map<Key, number>();
   const functions = new Map<string, number>();

@@ -22,6 +22,7 @@ import {
   readKeys,
   readNullable,
   readNumber,
+  readRecord,
   readSerialized,
   readString,
 } from "../protocol/read.ts";
@@ -40,7 +41,7 @@ export interface RpcParts {
   readonly worker: Ref<WorkerCalls>;
   readonly logger: Logger;
   readonly log: LogRing;
-  /** The scheduler's own answer to `versions`: being equal to it, nobody warns of a mismatch. */
+  /** The scheduler's own answer to `versions`: its packages being equal, nobody warns of a mismatch. */
   readonly versions: unknown;
   readonly describe: () => WorkerDescription;
   readonly monitor: Monitor;
@@ -101,7 +102,10 @@ const ANSWERS: Readonly<Record<string, Answer>> = {
     const { id, scheduler, slots, memoryLimitBytes } = describe();
     return { type: "Worker", id, scheduler, nthreads: slots, memory_limit: memoryLimitBytes };
   },
-  versions: (_, { versions }) => versions,
+  versions: (_, { versions }) => ({
+    ...readRecord(versions, "versions"),
+    host: { ...Deno.version, OS: Deno.build.os, machine: Deno.build.arch },
+  }),
   get_logs: (fields, { log }) => {
     const start = readNullable(fields["start"], "get_logs.start", readNumber) ?? 0;
     const count = readNullable(fields["n"], "get_logs.n", readNumber) ?? 0;

@@ -139,6 +139,13 @@ async function contract(client: Client): Promise<void> {
   const whole = loaded.stream();
   ok<Eq<typeof whole, ReadableStream<Float64Array>>>();
   for await (const future of asCompleted(mapped)) ok<Eq<typeof future, Future<number>>>();
+  for await (const item of asCompleted(mapped, { withResults: true })) {
+    ok<Eq<typeof item, [Future<number>, number]>>();
+  }
+  for await (const item of asCompleted(mapped, { withResults: "settled" }).batches()) {
+    ok<Eq<typeof item, [Future<number>, PromiseSettledResult<number>][]>>();
+  }
+  for await (const batch of asCompleted(mapped).batches()) ok<Eq<typeof batch, Future<number>[]>>();
   await wait(mapped);
 
   // The client is an executor, and so is the process itself.
@@ -157,6 +164,12 @@ async function contract(client: Client): Promise<void> {
   plus.with({ pure: false })(sum);
   const limited: Client = client.with({ workers: ["tcp://h:1"], resources: { GPU: 1 } });
   void limited;
+
+  const everywhere = await client.runOnWorkers(t.load, ["a"], { workers: ["tcp://h:1"] });
+  ok<Eq<typeof everywhere, ReadonlyMap<string, PromiseSettledResult<Float64Array>>>>();
+  const pairs = await client.runOnWorkers(t.divmod, [7, 2]);
+  ok<Eq<typeof pairs, ReadonlyMap<string, PromiseSettledResult<[number, number]>>>>();
+  await client.runOnWorkers(plus, [1]);
 
   const info = await client.schedulerInfo();
   ok<Eq<typeof info, SchedulerInfo>>();
@@ -274,6 +287,12 @@ async function contract(client: Client): Promise<void> {
   sum.status = "finished";
   // @ts-expect-error slots are a number
   startWorker({ slots: "2" });
+  // @ts-expect-error a task runs with its own arguments
+  client.runOnWorkers(t.add, [1, "2"]);
+  // @ts-expect-error with values, not futures
+  client.runOnWorkers(t.add, [1, sum]);
+  // @ts-expect-error and it is a task
+  client.runOnWorkers((a: number) => a, [1]);
   // @ts-expect-error the address is a text
   connect(8786);
 }

@@ -207,7 +207,9 @@ for op, fields in {"ping": {}, "keys": {}, "identity": {}, "get_logs": {}, "call
     "run": {"function": b"x"}, "run_coroutine": {"function": b"x"}, "upload_file": {"filename": "x.py", "data": b""},
     "actor_execute": {}, "connection_stream": {}, "echo": {"data": [1, "x"]}, "no-such-op": {}}.items():
     out[op] = rpc(a, op=op, **fields)
-out["versions"] = out["versions"] == rpc(client.scheduler.address, op="versions")
+out["versions"] = [
+    out["versions"]["packages"] == rpc(client.scheduler.address, op="versions")["packages"],
+    out["versions"]["host"]["deno"]]
 out["get_story"] = len(out["get_story"]) > 0
 out["dump_state"] = out["dump_state"]["status"]
 out["get_logs"] = any("registered to" in line for level, line in out["get_logs"])
@@ -225,7 +227,7 @@ return {k: (v.decode() if isinstance(v, bytes) else v) for k, v in out.items()}`
     "profile_metadata": { counts: [], keys: [] },
     "get_story": true,
     "echo": [1, "x"],
-    "versions": true,
+    "versions": [true, Deno.version.deno],
     "dump_state": "running",
     "plugin-add": { status: "OK" },
     "plugin-remove": { status: "OK" },
