@@ -17,6 +17,7 @@ export interface Progress {
 
 /** Where progress is shown: `Deno.stderr`, or what a program has in its place. */
 export interface ProgressStream {
+  /** Whether somebody looks at it. */
   isTerminal(): boolean;
   /** Gives how many of the bytes were taken. */
   writeSync(bytes: Uint8Array): number;
