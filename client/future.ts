@@ -109,7 +109,14 @@ export class KeyState {
     if (--this.#futures > 0) return;
     this.#endPause();
     this.owner.forget(this);
-    if (this.owner.ended === null) this.owner.happened({ type: "released", key: this.key, want: this.want });
+    if (this.owner.ended !== null) return;
+    this.owner.happened({ type: "released", key: this.key, want: this.want });
+    if (this.isDone) return;
+    // No more news will come. Whoever waits for it is told, as by dask.
+    this.status = "cancelled";
+    this.#reason = "its last future was released before it had ended";
+    this.#refuse(endedError(this.key, this.status, this.#reason));
+    this.#tellListeners();
   }
 
   /** Calls `listener` when the status changes or the client ends; gives the way to stop that. */

@@ -376,8 +376,9 @@ function everyCall(client: Client, endless: ReturnType<Client["submit"]>): Promi
   const first = (iterable: AsyncIterable<unknown>) => iterable[Symbol.asyncIterator]().next();
   const second = async (iterable: AsyncIterable<unknown>) => {
     const iterator = iterable[Symbol.asyncIterator]();
-    await iterator.next();
-    return await iterator.next();
+    const first = await iterator.next();
+    // The future in it counts as long as somebody has it.
+    return [await iterator.next(), first];
   };
   async function* endlessly() {
     for (let i = 0;; i++) yield await Promise.resolve(i);
